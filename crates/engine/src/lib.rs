@@ -1,0 +1,11 @@
+//! What the platform does, in terms of ports: no SQL, no HTTP, no kernel.
+
+pub mod error;
+pub mod failpoint;
+pub mod operations;
+pub mod platform;
+pub mod ports;
+pub mod reconcilers;
+
+pub use error::{Error, Result};
+pub use platform::{Caller, Capacity, Platform, Settings};

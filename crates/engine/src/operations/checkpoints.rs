@@ -1,0 +1,286 @@
+//! Making, looking at, cloning, comparing and deleting checkpoints.
+
+use super::{idempotency::IdempotencyKey, require_ready, require_running};
+use crate::{
+    Caller, Error, Platform, Result,
+    failpoint::{Point, pass},
+    platform::{claims::Claim, new_uuid},
+    ports::records::{Change, CheckpointFilter, RecordsError},
+};
+use forkpoint_domain::{
+    checkpoint::{
+        Checkpoint, CheckpointKind, CheckpointStatus, Durability, check_description, check_metadata, check_name,
+        retention_end,
+    },
+    diff::CheckpointDiff,
+    env::{self, Environment},
+    event::EventKind,
+    ids::{CheckpointId, LayerId, SandboxId},
+    organization::KeyScope,
+    restore::TreeRef,
+    sandbox::SandboxState,
+    scope::{Scope, ScopeSpec},
+};
+use serde_json::{Map, Value, json};
+
+/// What is to be captured.
+#[derive(Debug, Clone)]
+pub struct CreateCheckpoint {
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// What is captured.
+    pub scope: ScopeSpec,
+    /// Whether the environment is captured.
+    pub include_env: bool,
+    /// The caller's own JSON object.
+    pub metadata: Map<String, Value>,
+}
+
+impl Platform {
+    /// Captures a running sandbox. What this gives is on stable storage.
+    pub async fn create_checkpoint(
+        &self,
+        caller: &Caller,
+        sandbox_id: SandboxId,
+        request: CreateCheckpoint,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Checkpoint> {
+        caller.require(KeyScope::Write)?;
+        check_name(&request.name)?;
+        request.description.as_deref().map_or(Ok(()), check_description)?;
+        check_metadata(&request.metadata)?;
+        Scope::parse(request.scope.clone())?;
+        self.own_sandbox(caller, sandbox_id).await?;
+        let (platform, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            let _guard = platform.lock(sandbox_id).await?;
+            if let Some(made) = platform.made_before(&caller, key.as_ref()).await? {
+                let id = made.first().and_then(|id| id.parse::<CheckpointId>().ok());
+                if let Some(checkpoint) = match id {
+                    Some(id) => platform.inner.records.checkpoint(id).await?,
+                    None => None,
+                } {
+                    return Ok(checkpoint);
+                }
+                if let Some(key) = &key {
+                    platform.forget_key(&caller, key).await?;
+                }
+            }
+            platform.capture(&caller, sandbox_id, request, key.as_ref()).await
+        })
+        .await
+    }
+
+    /// Captures under the sandbox's lock.
+    pub(crate) async fn capture(
+        &self,
+        caller: &Caller,
+        sandbox_id: SandboxId,
+        request: CreateCheckpoint,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Checkpoint> {
+        let inner = &self.inner;
+        let mut sandbox = self.own_sandbox(caller, sandbox_id).await?;
+        require_running(&sandbox)?;
+        let source = sandbox.layer.ok_or_else(|| Error::conflict("layer_removed", "the sandbox has no layer"))?;
+        let id = CheckpointId::from_uuid(new_uuid());
+        let env = match request.include_env {
+            true => Some(inner.seal_env(&id.to_string(), &self.sandbox_environment(&sandbox).await?)),
+            false => None,
+        };
+        let layer = LayerId::from_uuid(new_uuid());
+        let _claim = inner.claims.claim(layer);
+        let capture = inner.runtime.capture(sandbox_id, source, layer).await?;
+        pass(Point::CheckpointCaptured);
+        let outcome = async {
+            let tree = TreeRef { template: sandbox.template.clone(), layer: Some(layer) };
+            let mut spec = request.scope;
+            let plain: Vec<String> = spec.plain_includes().map(str::to_owned).collect();
+            if !plain.is_empty() {
+                spec.absent_paths = inner.runtime.absent(&tree, plain).await?;
+            }
+            let measure =
+                inner.runtime.measure(&tree, &Scope::parse(spec.clone())?, inner.settings.capture_limits).await?;
+            pass(Point::CheckpointMeasured);
+            let created_at = inner.clock.now();
+            let checkpoint = Checkpoint {
+                id,
+                org_id: sandbox.org_id,
+                sandbox_id,
+                parent_id: sandbox.based_on,
+                cloned_from: None,
+                name: request.name,
+                description: request.description,
+                kind: CheckpointKind::Files,
+                status: CheckpointStatus::Ready,
+                failure: None,
+                durability: Durability::Captured,
+                durability_reason: None,
+                durable_at: None,
+                verified_at: None,
+                template: sandbox.template.clone(),
+                layer,
+                scope: spec,
+                has_env: request.include_env,
+                metadata: request.metadata,
+                file_count: measure.file_count,
+                size_bytes: measure.size_bytes,
+                checksum: String::new(),
+                pause_ms: capture.pause_ms,
+                copy_duration_ms: capture.copy_duration_ms,
+                created_at,
+                expires_at: retention_end(created_at, inner.settings.checkpoint_retention_days),
+            };
+            sandbox.based_on = Some(id);
+            let data = json!({ "checkpointId": id, "name": checkpoint.name });
+            let mut changes = vec![
+                Change::InsertCheckpoint { checkpoint: Box::new(checkpoint.clone()), env },
+                Change::UpdateSandbox { sandbox: Box::new(sandbox.clone()), from: SandboxState::Running },
+                Change::InsertEvent(self.checkpoint_event(&checkpoint, EventKind::CheckpointCreated, data)),
+            ];
+            changes.extend(key.map(|key| self.remember(caller, key, vec![id.to_string()])));
+            inner.records.commit(changes).await?;
+            pass(Point::CheckpointRow);
+            Ok(checkpoint)
+        }
+        .await;
+        if outcome.is_err() {
+            self.behind_drop_layer(layer);
+        }
+        outcome
+    }
+
+    /// One checkpoint.
+    pub async fn get_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<Checkpoint> {
+        caller.require(KeyScope::Read)?;
+        self.own_checkpoint(caller, id).await
+    }
+
+    /// The organisation's checkpoints; `filter.org` is set here.
+    pub async fn list_checkpoints(&self, caller: &Caller, filter: CheckpointFilter) -> Result<Vec<Checkpoint>> {
+        caller.require(KeyScope::Read)?;
+        Ok(self.inner.records.checkpoints(CheckpointFilter { org: Some(caller.org_id), ..filter }).await?)
+    }
+
+    /// Makes another checkpoint that shares the data of this one and lives on its own.
+    pub async fn clone_checkpoint(&self, caller: &Caller, id: CheckpointId, name: String) -> Result<Checkpoint> {
+        caller.require(KeyScope::Write)?;
+        check_name(&name)?;
+        let (platform, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            let (origin, _claim) = platform.claimed_checkpoint(&caller, id).await?;
+            require_ready(&origin)?;
+            let created_at = platform.inner.clock.now();
+            let clone = Checkpoint {
+                id: CheckpointId::from_uuid(new_uuid()),
+                cloned_from: Some(origin.id),
+                name,
+                created_at,
+                expires_at: retention_end(created_at, platform.inner.settings.checkpoint_retention_days),
+                // It is stored under a name of its own; nearly nothing of it has to be sent again.
+                durability: Durability::Captured,
+                durability_reason: None,
+                durable_at: None,
+                verified_at: None,
+                ..origin
+            };
+            let env = match platform.checkpoint_environment(&Checkpoint { id, ..clone.clone() }).await? {
+                Some(env) => Some(platform.inner.seal_env(&clone.id.to_string(), &env)),
+                None => None,
+            };
+            let data = json!({ "originalId": id, "newId": clone.id, "name": clone.name });
+            let changes = vec![
+                Change::InsertCheckpoint { checkpoint: Box::new(clone.clone()), env },
+                Change::InsertEvent(platform.checkpoint_event(&clone, EventKind::CheckpointCloned, data)),
+            ];
+            platform.inner.records.commit(changes).await?;
+            Ok(clone)
+        })
+        .await
+    }
+
+    /// How the second checkpoint differs from the first.
+    pub async fn compare_checkpoints(
+        &self,
+        caller: &Caller,
+        first: CheckpointId,
+        second: CheckpointId,
+    ) -> Result<(Checkpoint, Checkpoint, CheckpointDiff)> {
+        caller.require(KeyScope::Read)?;
+        let (first, _claim_first) = self.claimed_checkpoint(caller, first).await?;
+        let (second, _claim_second) = self.claimed_checkpoint(caller, second).await?;
+        require_ready(&first)?;
+        require_ready(&second)?;
+        let files = if first.layer == second.layer && first.scope == second.scope {
+            Default::default()
+        } else {
+            self.bring_layer_back(&first).await?;
+            self.bring_layer_back(&second).await?;
+            let tree = |one: &Checkpoint| TreeRef { template: one.template.clone(), layer: Some(one.layer) };
+            let scopes = (Scope::parse(first.scope.clone())?, Scope::parse(second.scope.clone())?);
+            self.inner.runtime.compare((&tree(&first), &scopes.0), (&tree(&second), &scopes.1)).await?
+        };
+        let env_first = self.checkpoint_environment(&first).await?.unwrap_or_default();
+        let env_second = self.checkpoint_environment(&second).await?.unwrap_or_default();
+        let diff = CheckpointDiff {
+            files,
+            env: env::diff(&env_first, &env_second),
+            size_change_bytes: second.size_bytes as i64 - first.size_bytes as i64,
+        };
+        Ok((first, second, diff))
+    }
+
+    /// Deletes a checkpoint. What was forked, restored or cloned from it stays.
+    pub async fn delete_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<()> {
+        caller.require(KeyScope::Write)?;
+        let (platform, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            let checkpoint = platform.own_checkpoint(&caller, id).await?;
+            platform.remove_checkpoint(&checkpoint, "deleted").await
+        })
+        .await
+    }
+
+    pub(crate) async fn remove_checkpoint(&self, checkpoint: &Checkpoint, reason: &str) -> Result<()> {
+        let data = json!({ "checkpointId": checkpoint.id, "reason": reason });
+        let changes = vec![
+            Change::DeleteCheckpoint { id: checkpoint.id, at: self.inner.clock.now() },
+            Change::InsertEvent(self.checkpoint_event(checkpoint, EventKind::CheckpointDeleted, data)),
+        ];
+        match self.inner.records.commit(changes).await {
+            Err(RecordsError::Conflict(_)) => return Err(Error::not_found("checkpoint", checkpoint.id)),
+            other => other?,
+        }
+        pass(Point::CheckpointDeleteRow);
+        self.behind_drop_layer(checkpoint.layer);
+        self.behind_forget_stored(checkpoint);
+        Ok(())
+    }
+
+    /// The caller's checkpoint with its layer claimed, so that deleting it meanwhile does not take the layer away.
+    pub(crate) async fn claimed_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<(Checkpoint, Claim)> {
+        let found = self.own_checkpoint(caller, id).await?;
+        let template = self.inner.template_claims.claim_by_row(&found.template);
+        let claim = self.inner.claims.claim(found.layer).with_template(template);
+        // Read again: it may have been deleted before the claim.
+        Ok((self.own_checkpoint(caller, id).await?, claim))
+    }
+
+    pub(crate) async fn checkpoint_environment(&self, checkpoint: &Checkpoint) -> Result<Option<Environment>> {
+        if !checkpoint.has_env {
+            return Ok(None);
+        }
+        match self.inner.records.checkpoint_env(checkpoint.id).await? {
+            Some(sealed) => Ok(Some(self.inner.open_env(&checkpoint.id.to_string(), &sealed)?)),
+            None => Err(Error::not_found("checkpoint", checkpoint.id)),
+        }
+    }
+
+    /// Removes a layer behind the answer, unless a row or an operation in flight needs it.
+    pub(crate) fn behind_drop_layer(&self, layer: LayerId) {
+        let platform = self.clone();
+        self.behind(async move { platform.drop_unused_layers(vec![layer]).await });
+    }
+}

@@ -1,0 +1,152 @@
+//! What can be asked of a checkpoint's way into the vault and back.
+
+use super::require_ready;
+use crate::{
+    Caller, Error, Platform, Result,
+    platform::new_uuid,
+    ports::{records::CheckpointFilter, vault::VaultFailure},
+};
+use forkpoint_domain::{
+    checkpoint::{Checkpoint, Durability},
+    ids::{CheckpointId, LayerId},
+    organization::KeyScope,
+    restore::{LayerPlan, plan_create},
+};
+use std::time::Duration;
+
+/// The longest that a request waits for a checkpoint to become durable.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+impl Platform {
+    /// Whether checkpoints go into a vault.
+    pub fn has_vault(&self) -> bool {
+        self.inner.vault.is_some()
+    }
+
+    /// Waits until a checkpoint is as durable as `wanted`, or has failed to become so; gives it as it then is.
+    pub async fn wait_for_durability(
+        &self,
+        caller: &Caller,
+        id: CheckpointId,
+        wanted: Durability,
+    ) -> Result<Checkpoint> {
+        caller.require(KeyScope::Read)?;
+        if self.inner.vault.is_none() && wanted != Durability::Captured {
+            return Err(Error::conflict(
+                "durability_unavailable",
+                "this server has no vault; checkpoints stay 'captured'",
+            ));
+        }
+        self.inner.durability.hurry(id);
+        let waited = tokio::time::timeout(LONGEST_WAIT, async {
+            loop {
+                let changed = self.inner.durability.changed();
+                let checkpoint = self.own_checkpoint(caller, id).await?;
+                let enough = match wanted {
+                    Durability::Captured | Durability::Failed => true,
+                    Durability::Durable => checkpoint.durability != Durability::Captured,
+                    Durability::Verified => matches!(checkpoint.durability, Durability::Verified | Durability::Failed),
+                };
+                if enough {
+                    return Ok(checkpoint);
+                }
+                changed.await;
+            }
+        });
+        match waited.await {
+            Ok(checkpoint) => checkpoint,
+            Err(_) => self.own_checkpoint(caller, id).await,
+        }
+    }
+
+    /// Removes the layer of a verified checkpoint from this machine; it comes back from the vault when needed.
+    pub async fn evict_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<Checkpoint> {
+        caller.require(KeyScope::Write)?;
+        let checkpoint = self.own_checkpoint(caller, id).await?;
+        require_ready(&checkpoint)?;
+        let sharing = CheckpointFilter { org: Some(caller.org_id), ..CheckpointFilter::default() };
+        let all = self.inner.records.checkpoints(sharing).await?;
+        if let Some(one) =
+            all.iter().find(|one| one.layer == checkpoint.layer && one.durability != Durability::Verified)
+        {
+            return Err(Error::conflict(
+                "checkpoint_not_verified",
+                format!("checkpoint {} shares this layer and is {}, not verified", one.id, one.durability),
+            ));
+        }
+        let (platform, evicted) = (self.clone(), checkpoint.clone());
+        self.to_the_end(async move {
+            let _alone = platform.inner.durability.alone().await;
+            if platform.inner.claims.is_claimed(evicted.layer) {
+                return Err(Error::conflict(
+                    "operation_in_progress",
+                    "the checkpoint is being restored or forked; try again",
+                ));
+            }
+            Ok(platform.inner.runtime.drop_layer(evicted.layer).await?)
+        })
+        .await?;
+        Ok(checkpoint)
+    }
+
+    /// Makes sure that a checkpoint's layer is on this machine. The caller holds a claim on it.
+    pub(crate) async fn bring_layer_back(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let inner = &self.inner;
+        if inner.runtime.has_layer(checkpoint.layer).await? {
+            return Ok(());
+        }
+        let _alone = inner.durability.alone().await;
+        if inner.runtime.has_layer(checkpoint.layer).await? {
+            return Ok(());
+        }
+        let Some(vault) = inner.vault.clone().filter(|_| checkpoint.durability == Durability::Verified) else {
+            return Err(Error::Unavailable(format!(
+                "the layer of checkpoint {} is not on this machine and not in a vault; nothing was changed",
+                checkpoint.id
+            )));
+        };
+        // Beside, under a name of its own: a crash half-way must not leave half a layer under the checkpoint's.
+        let beside = LayerId::from_uuid(new_uuid());
+        let _claim = inner.claims.claim(beside);
+        let brought = async {
+            inner.runtime.make_layer(beside, &plan_create(&checkpoint.template)).await?;
+            let into = inner.runtime.layer_tree(beside).ok_or_else(no_directories)?;
+            let stored = vault.materialize(checkpoint.org_id, checkpoint.id, &into).await;
+            stored.map_err(|failure| unreadable(checkpoint, &failure))?;
+            let whole = LayerPlan { template: checkpoint.template.clone(), base: Some(beside), graft: None };
+            inner.runtime.make_layer(checkpoint.layer, &whole).await?;
+            Ok(())
+        }
+        .await;
+        if let Err(error) = inner.runtime.drop_layer(beside).await {
+            tracing::warn!(layer.id = %beside, %error, "could not remove a layer that was brought back beside");
+        }
+        if brought.is_ok() {
+            tracing::info!(checkpoint.id = %checkpoint.id, "brought a layer back from the vault");
+        }
+        brought
+    }
+
+    /// Removes what the vault has of a deleted checkpoint, behind the answer.
+    pub(crate) fn behind_forget_stored(&self, checkpoint: &Checkpoint) {
+        let Some(vault) = self.inner.vault.clone() else { return };
+        let (org, id) = (checkpoint.org_id, checkpoint.id);
+        self.behind(async move {
+            if let Err(error) = vault.delete(org, id).await {
+                tracing::warn!(checkpoint.id = %id, %error, "could not remove a deleted checkpoint from the vault");
+            }
+        });
+    }
+}
+
+fn no_directories() -> Error {
+    Error::conflict("durability_unavailable", "this runtime's layers cannot be read from a vault")
+}
+
+fn unreadable(checkpoint: &Checkpoint, failure: &VaultFailure) -> Error {
+    tracing::error!(checkpoint.id = %checkpoint.id, %failure, "a stored checkpoint cannot be read");
+    Error::Unavailable(format!(
+        "checkpoint {} cannot be read from the vault ({failure}); nothing was changed",
+        checkpoint.id
+    ))
+}

@@ -1,0 +1,218 @@
+//! Brings checkpoints into the vault: `captured -> durable -> verified`, or `failed` with the reason.
+//!
+//! The rows are the queue. What a crash interrupts is found again by its durability; storing it anew under the
+//! same name is harmless.
+
+use crate::{
+    Platform, Result,
+    platform::{claims::Claim, new_uuid},
+    ports::{
+        records::{Change, CheckpointFilter},
+        vault::{Vault, VaultFailure},
+    },
+};
+use forkpoint_domain::{
+    checkpoint::{Checkpoint, Durability},
+    ids::{CheckpointId, LayerId},
+    restore::{TreeRef, plan_fork},
+    scope::Scope,
+};
+use jiff::{SignedDuration, Timestamp};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, futures::OwnedNotified};
+
+/// How long a checkpoint is left alone: many are deleted at once, and storing should not slow what follows a capture.
+const SETTLE: SignedDuration = SignedDuration::from_secs(2);
+/// How often the queue is looked at without a reason.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often storing is tried before it has failed.
+const ATTEMPTS: u32 = 5;
+const BATCH: u32 = 20;
+
+/// Who waits for what, and what was tried.
+#[derive(Debug, Default)]
+pub(crate) struct Durabilities {
+    tries: Mutex<HashMap<CheckpointId, Tries>>,
+    wanted: Notify,
+    changed: Arc<Notify>,
+    /// Layers come back from the vault, and go, one at a time.
+    alone: AsyncMutex<()>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Tries {
+    failed: u32,
+    not_before: Option<Timestamp>,
+    hurried: bool,
+}
+
+impl Durabilities {
+    /// Somebody waits for this checkpoint.
+    pub(crate) fn hurry(&self, id: CheckpointId) {
+        self.tries().entry(id).or_default().hurried = true;
+        self.wanted.notify_one();
+    }
+
+    /// Resolves at the next change of any checkpoint's durability after this call.
+    pub(crate) fn changed(&self) -> Pin<Box<OwnedNotified>> {
+        let mut changed = Box::pin(self.changed.clone().notified_owned());
+        changed.as_mut().enable();
+        changed
+    }
+
+    pub(crate) async fn alone(&self) -> MutexGuard<'_, ()> {
+        self.alone.lock().await
+    }
+
+    fn tries(&self) -> std::sync::MutexGuard<'_, HashMap<CheckpointId, Tries>> {
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Platform {
+    /// Stores and verifies checkpoints, one at a time, oldest first, for ever.
+    pub(crate) async fn keep_persisting(&self) {
+        let Some(vault) = self.inner.vault.clone() else { return };
+        loop {
+            let worked = self.persist_due(&vault).await;
+            if !worked {
+                let _ = tokio::time::timeout(LOOK_EVERY, self.inner.durability.wanted.notified()).await;
+            }
+        }
+    }
+
+    /// Works off what is due; `false` if nothing was.
+    async fn persist_due(&self, vault: &Arc<dyn Vault>) -> bool {
+        let filter = CheckpointFilter {
+            on_the_way: true,
+            oldest_first: true,
+            limit: Some(BATCH),
+            ..CheckpointFilter::default()
+        };
+        let waiting = match self.inner.records.checkpoints(filter).await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::warn!(%error, "could not look for checkpoints to store");
+                return false;
+            }
+        };
+        let now = self.inner.clock.now();
+        let mut worked = false;
+        for checkpoint in waiting {
+            let tries = self.inner.durability.tries().get(&checkpoint.id).copied().unwrap_or_default();
+            let settled = tries.hurried || now.duration_since(checkpoint.created_at) >= SETTLE;
+            if settled && tries.not_before.is_none_or(|time| time <= now) {
+                worked = true;
+                self.persist_one(vault, checkpoint).await;
+            }
+        }
+        worked
+    }
+
+    async fn persist_one(&self, vault: &Arc<dyn Vault>, checkpoint: Checkpoint) {
+        let (id, was) = (checkpoint.id, checkpoint.durability);
+        let _claim = self.inner.claims.claim(checkpoint.layer);
+        // It may have been deleted since the query.
+        let Ok(Some(checkpoint)) = self.inner.records.checkpoint(id).await else { return };
+        let outcome = match was {
+            Durability::Captured => self.store(vault, &checkpoint).await,
+            _ => self.verify(vault, &checkpoint).await,
+        };
+        let next = match outcome {
+            Ok(next) => next,
+            Err(failure) => match self.failed_once(&checkpoint, failure) {
+                Some(failed) => failed,
+                None => return,
+            },
+        };
+        if next.durability != Durability::Durable {
+            self.inner.durability.tries().remove(&id);
+        }
+        if let Err(error) =
+            self.inner.records.commit(vec![Change::UpdateCheckpoint { checkpoint: Box::new(next) }]).await
+        {
+            tracing::warn!(checkpoint.id = %id, %error, "could not record how far a checkpoint is");
+        }
+        self.inner.durability.changed.notify_waiters();
+    }
+
+    /// The row of a checkpoint that has failed for good; `None` if it is tried again later.
+    fn failed_once(&self, checkpoint: &Checkpoint, failure: VaultFailure) -> Option<Checkpoint> {
+        tracing::warn!(checkpoint.id = %checkpoint.id, %failure, "could not bring a checkpoint into the vault");
+        let mut all = self.inner.durability.tries();
+        let tries = all.entry(checkpoint.id).or_default();
+        tries.failed += 1;
+        if failure.may_pass && tries.failed < ATTEMPTS {
+            let pause = SignedDuration::from_secs(1 << tries.failed.min(6));
+            tries.not_before = Some(self.inner.clock.now() + pause);
+            return None;
+        }
+        let reason = Some(failure.reason);
+        Some(Checkpoint { durability: Durability::Failed, durability_reason: reason, ..checkpoint.clone() })
+    }
+
+    async fn store(&self, vault: &Arc<dyn Vault>, checkpoint: &Checkpoint) -> Result<Checkpoint, VaultFailure> {
+        let began = std::time::Instant::now();
+        let env = self.inner.records.checkpoint_env(checkpoint.id).await.map_err(|error| passing(&error))?;
+        let (layer, scoped) = self.layer_in_scope(checkpoint).await.map_err(|error| passing(&error))?;
+        let stored = match self.inner.runtime.layer_tree(layer) {
+            Some(tree) => vault.persist(checkpoint, env, &tree, checkpoint.cloned_from.or(checkpoint.parent_id)).await,
+            None => Err(VaultFailure { reason: "layers of this runtime cannot be stored".into(), may_pass: false }),
+        };
+        if scoped.is_some()
+            && let Err(error) = self.inner.runtime.drop_layer(layer).await
+        {
+            tracing::warn!(layer.id = %layer, %error, "could not remove the layer that a scoped checkpoint was stored from");
+        }
+        let stored = stored?;
+        tracing::info!(
+            checkpoint.id = %checkpoint.id,
+            bytes_sent = stored.bytes_sent,
+            duration_ms = began.elapsed().as_millis() as u64,
+            "checkpoint is durable"
+        );
+        Ok(Checkpoint {
+            durability: Durability::Durable,
+            checksum: stored.checksum,
+            durable_at: Some(self.inner.clock.now()),
+            ..checkpoint.clone()
+        })
+    }
+
+    async fn verify(&self, vault: &Arc<dyn Vault>, checkpoint: &Checkpoint) -> Result<Checkpoint, VaultFailure> {
+        vault.verify(checkpoint.org_id, checkpoint.id).await?;
+        let verified_at = Some(self.inner.clock.now());
+        Ok(Checkpoint { durability: Durability::Verified, verified_at, ..checkpoint.clone() })
+    }
+
+    /// The layer to store: the checkpoint's own, or for a scoped one a new layer with just what is in scope.
+    /// Such a layer is claimed: whatever interrupts this, collection removes it once the claim is gone.
+    async fn layer_in_scope(&self, checkpoint: &Checkpoint) -> Result<(LayerId, Option<Claim>)> {
+        let scope = Scope::parse(checkpoint.scope.clone())?;
+        if scope.is_everything() {
+            return Ok((checkpoint.layer, None));
+        }
+        let layer = LayerId::from_uuid(new_uuid());
+        let claim = self.inner.claims.claim(layer);
+        let tree = TreeRef { template: checkpoint.template.clone(), layer: Some(checkpoint.layer) };
+        self.inner.runtime.make_layer(layer, &plan_fork(&tree, &scope)).await?;
+        Ok((layer, Some(claim)))
+    }
+
+    /// Removes bytes that no stored checkpoint needs.
+    pub(crate) async fn collect_vault(&self) {
+        let Some(vault) = &self.inner.vault else { return };
+        if let Err(error) = vault.collect().await {
+            tracing::warn!(%error, "could not collect the vault");
+        }
+    }
+}
+
+fn passing(error: &impl std::fmt::Display) -> VaultFailure {
+    VaultFailure { reason: error.to_string(), may_pass: true }
+}
