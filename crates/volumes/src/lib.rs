@@ -1,0 +1,34 @@
+//! Hot copy-on-write layers on this machine: kept, snapshotted, read without mounting, compared
+//! and edited.
+//!
+//! [`LayerStore`] keeps layers, [`Tree`] names a template with a layer over it, and [`changes`],
+//! [`measure`], [`compare`] and [`graft`] work on trees, limited to a [`Region`]. Everything here
+//! blocks. A *layer* is a directory with `upper` and `work` for an overlay mount; what is in it
+//! was written by hostile code.
+
+mod changes;
+mod compare;
+mod durable;
+mod error;
+mod files;
+mod graft;
+mod lineage;
+mod measure;
+mod region;
+mod store;
+mod sys;
+mod tree;
+mod view;
+
+pub use changes::{Change, ChangeKind, changes};
+pub use compare::{TreeDiff, compare};
+pub use error::{Error, Result};
+pub use graft::{GraftReport, graft};
+pub use measure::{Measure, MeasureLimits, measure};
+pub use region::{Everything, Outside, Region, Under};
+pub use store::driver::Driver;
+pub use store::inventory::{Inventory, inventory};
+pub use store::probe::{Probe, probe};
+pub use store::{DriverChoice, DriverKind, Growth, LayerStore, StoreOptions, Usage, list_layers, purge};
+pub use tree::{Basis, FileKind, MAX_ENTRIES, MAX_PATH, Metadata, Timestamp, Tree};
+pub use view::{Entry, read_tree};

@@ -1,0 +1,42 @@
+//! What a sandbox sees, read without mounting it: a template with a layer laid over it.
+
+pub(crate) mod dir;
+pub(crate) mod names;
+pub(crate) mod place;
+pub(crate) mod walk;
+
+use std::path::PathBuf;
+
+pub use dir::{FileKind, Metadata, Timestamp};
+
+/// The longest path that a walk follows, in bytes: the kernel's `PATH_MAX`. Nothing inside a
+/// sandbox can name a deeper file from the root.
+pub const MAX_PATH: usize = 4096;
+
+/// How many directory entries one walk looks at before it gives up.
+pub const MAX_ENTRIES: u64 = 4_000_000;
+
+/// A template root and, over it, what one layer changed.
+///
+/// The merged view follows overlayfs: in `<layer>/upper` a character device 0/0 hides a name, a
+/// directory with `trusted.overlay.opaque=y` hides what the template has below it, and one with
+/// `trusted.overlay.redirect` shows another template directory. Layers are written by hostile
+/// code, so they are read by directory descriptors only; nothing ever resolves a symlink, leaves
+/// the two roots or opens a FIFO or device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The template's root directory on the host.
+    pub template: PathBuf,
+    /// The layer's directory on the host, the one that holds `upper`; none for the bare template.
+    pub layer: Option<PathBuf>,
+}
+
+/// Which files of a tree an operation is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// What differs from the template: the layer's own files, files shown at another path than
+    /// the template's, and removals. A file in the layer counts as changed, whatever is in it.
+    Changes,
+    /// Everything that the sandbox sees.
+    Merged,
+}
