@@ -1,0 +1,30 @@
+//! Named, immutable root filesystems that sandboxes start from: built once, cached, placed in a data directory.
+//!
+//! A template is a plain directory tree. Its *recipe* (package list, settings) has a digest that names it
+//! in the cache; its *contents* have a digest that names it in the data directory, so that a sandbox's
+//! layer always meets the very files it was written over. The calls here block: an async caller runs them
+//! on a blocking thread.
+
+mod builder;
+mod error;
+mod fit;
+mod import;
+mod limits;
+mod lock;
+mod manifest;
+mod name;
+mod progress;
+mod recipe;
+pub mod sources;
+mod staging;
+mod store;
+mod tree;
+
+pub use error::{Error, Result};
+pub use limits::Limits;
+pub use manifest::{Details, Manifest};
+pub use name::{ALIASES, DEFAULT, TemplateName};
+pub use progress::{Cancel, Progress, Stage};
+pub use store::add::Publication;
+pub use store::{Template, TemplateStore};
+pub use tree::write::{Attributes, TreeWriter};
