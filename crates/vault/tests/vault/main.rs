@@ -1,0 +1,15 @@
+//! The vault through its public face, on real files and real stores.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub)]
+
+mod check;
+mod collect;
+mod crash;
+mod faults;
+mod hostile;
+mod incremental;
+mod model;
+mod proofs;
+mod roundtrip;
+mod s3;
+mod support;
