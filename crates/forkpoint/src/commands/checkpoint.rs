@@ -1,0 +1,195 @@
+//! `forkpoint checkpoint`: makes, lists, compares, restores and removes checkpoints.
+
+mod create;
+mod diff;
+
+use super::{Context, Failure, arguments::ObjectId};
+use crate::{
+    client::ClientError,
+    output::{Cell, Output, clean, text},
+};
+use forkpoint_domain::ids::{CheckpointId, SandboxId};
+use serde_json::{Value, json};
+use std::io;
+
+/// What to do with checkpoints.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Capture a sandbox and print the checkpoint's id
+    Create(create::Args),
+    /// List checkpoints, newest first
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only those of this sandbox
+        #[arg(long, value_name = "ID")]
+        sandbox: Option<SandboxId>,
+        /// Only those with this text in their name
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
+    },
+    /// Show a checkpoint
+    Get {
+        /// Which
+        id: CheckpointId,
+    },
+    /// Put a sandbox back to a checkpoint
+    Restore(RestoreArgs),
+    /// Make a second checkpoint of the same content
+    Clone {
+        /// Which
+        id: CheckpointId,
+        /// The new one's name
+        name: String,
+    },
+    /// Show what differs between two checkpoints
+    #[command(visible_alias = "compare")]
+    Diff {
+        /// The earlier one
+        from: CheckpointId,
+        /// The later one
+        to: CheckpointId,
+    },
+    /// Remove checkpoints; sandboxes made from them stay
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Which
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<CheckpointId>,
+    },
+}
+
+/// What to restore, where to, and what of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// The checkpoint, and the sandbox to put it into unless that is the one it was taken from
+    #[arg(required = true, num_args = 1..=2, value_name = "CHECKPOINT|SANDBOX")]
+    ids: Vec<ObjectId>,
+    /// The sandbox to put it into
+    #[arg(long, value_name = "ID")]
+    sandbox: Option<SandboxId>,
+    /// Leave the files as they are
+    #[arg(long)]
+    no_files: bool,
+    /// Leave the environment as it is
+    #[arg(long)]
+    no_env: bool,
+    /// Only put back what is missing; leave files that exist
+    #[arg(long)]
+    keep_existing: bool,
+}
+
+/// Does it.
+pub(crate) async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
+    let client = context.client()?;
+    let output = context.output;
+    match command {
+        Command::Create(args) => return create::run(args, context).await,
+        Command::Ls { sandbox, name } => {
+            let sandbox = sandbox.map(|id| id.to_string());
+            let filters = [("sandbox_id", sandbox.as_deref()), ("name", name.as_deref())];
+            let query: Vec<_> = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            let answer = client.get("/checkpoints", &query).await?;
+            output.value_or(&answer, || list(output, &answer))?;
+        }
+        Command::Get { id } => {
+            let answer = client.get(&format!("/checkpoints/{id}"), &[]).await?;
+            output.value_or(&answer, || super::sandbox::show_fields(output, &answer))?;
+        }
+        Command::Restore(args) => return restore(args, context).await,
+        Command::Clone { id, name } => {
+            let answer = client.create(&format!("/checkpoints/{id}/clone"), &json!({"name": name})).await?;
+            output.value_or(&answer, || output.line(&clean(&text(&answer, "id"))))?;
+        }
+        Command::Diff { from, to } => {
+            let body = json!({"checkpoint_id_1": from.to_string(), "checkpoint_id_2": to.to_string()});
+            let answer = client.post("/checkpoints/compare", &body).await?;
+            output.value_or(&answer, || diff::lines(&answer).iter().try_for_each(|line| output.line(line)))?;
+        }
+        Command::Rm { ids } => return remove(ids, context).await,
+    }
+    Ok(0)
+}
+
+fn list(output: Output, answer: &Value) -> io::Result<()> {
+    let checkpoints = answer.get("checkpoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| {
+            vec![
+                Cell::text(checkpoint, "id"),
+                Cell::text(checkpoint, "name"),
+                Cell::text(checkpoint, "sandbox_id"),
+                Cell::text(checkpoint, "status"),
+                Cell::text(checkpoint, "durability"),
+                Cell::bytes(checkpoint, "size_bytes"),
+                Cell::text(checkpoint, "file_count"),
+                Cell::time(checkpoint, "created_at"),
+            ]
+        })
+        .collect();
+    output.table(&["ID", "NAME", "SANDBOX", "STATUS", "DURABILITY", "SIZE", "FILES", "CREATED"], &rows)
+}
+
+async fn restore(args: RestoreArgs, context: &Context) -> Result<u8, Failure> {
+    let client = context.client()?;
+    let mut checkpoint = None;
+    let mut sandbox = args.sandbox;
+    for id in args.ids {
+        let twice = match id {
+            ObjectId::Checkpoint(id) => checkpoint.replace(id).is_some(),
+            ObjectId::Sandbox(id) => sandbox.replace(id).is_some(),
+        };
+        if twice {
+            return Err(Failure::Usage("give one checkpoint, and at most one sandbox".to_owned()));
+        }
+    }
+    let checkpoint = checkpoint.ok_or_else(|| Failure::Usage("give the checkpoint (cp-…) to restore".to_owned()))?;
+    let sandbox = match sandbox {
+        Some(id) => id.to_string(),
+        None => source_of(&client.get(&format!("/checkpoints/{checkpoint}"), &[]).await?)?.to_string(),
+    };
+    let body = json!({
+        "checkpoint_id": checkpoint.to_string(),
+        "restore_files": !args.no_files,
+        "restore_env": !args.no_env,
+        "overwrite": !args.keep_existing,
+    });
+    let answer = client.post(&format!("/sandbox/{sandbox}/checkpoints/restore"), &body).await?;
+    context.output.value_or(&answer, || context.output.line(&sandbox))?;
+    Ok(0)
+}
+
+/// The sandbox that a checkpoint was taken from.
+fn source_of(checkpoint: &Value) -> Result<SandboxId, Failure> {
+    text(checkpoint, "sandbox_id")
+        .parse()
+        .map_err(|_| Failure::Other("the server does not say which sandbox it was taken from: name one".to_owned()))
+}
+
+/// Removes several; one that refuses does not keep the others from being tried.
+async fn remove(ids: Vec<CheckpointId>, context: &Context) -> Result<u8, Failure> {
+    let client = context.client()?;
+    let single = ids.len() == 1;
+    let mut answers = Vec::new();
+    let mut refused: Option<(CheckpointId, ClientError)> = None;
+    for id in ids {
+        match client.delete(&format!("/checkpoints/{id}")).await {
+            Ok(answer) => {
+                if !context.output.json {
+                    context.output.line(&id.to_string())?;
+                }
+                answers.push(answer);
+            }
+            Err(error) => refused = refused.or(Some((id, error))),
+        }
+    }
+    if context.output.json && !answers.is_empty() {
+        let value = if single { answers.remove(0) } else { Value::Array(answers) };
+        context.output.value(&value)?;
+    }
+    match refused {
+        None => Ok(0),
+        Some((_, error)) if single => Err(error.into()),
+        Some((id, error)) => Err(Failure::Other(format!("{id}: {error}"))),
+    }
+}

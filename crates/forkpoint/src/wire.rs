@@ -1,0 +1,171 @@
+//! Puts the adapters together: the one place where they are constructed.
+
+use crate::config::Config;
+use anyhow::Context;
+use forkpoint_domain::{checkpoint::CaptureLimits, limits};
+use forkpoint_engine::{Capacity, Platform, Settings, ports::clock::SystemClock};
+use forkpoint_records::Database;
+use forkpoint_runtime::local::{LocalOptions, LocalRuntime, total_memory};
+use forkpoint_vault::{MasterKey, MasterKeySealer, Vault, VaultOptions};
+use forkpoint_volumes::{DriverChoice, StoreOptions};
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The parts of a running server that outlive the requests.
+pub(crate) struct Parts {
+    pub(crate) platform: Platform,
+    pub(crate) runtime: LocalRuntime,
+}
+
+/// Makes the data directory (0700) if it is not there, and refuses one that others may enter.
+pub(crate) fn prepare_data_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("make data directory {}", data_dir.display()))?;
+    let data_dir = data_dir.canonicalize().context("find data directory")?;
+    std::fs::set_permissions(&data_dir, PermissionsExt::from_mode(0o700)).context("close data directory to others")?;
+    for folder in ["keys", "vault"] {
+        DirBuilder::new().recursive(true).mode(0o700).create(data_dir.join(folder)).context("make data directory")?;
+    }
+    Ok(data_dir)
+}
+
+/// Held as long as a server works on a data directory; the file names its process.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock {
+    _file: File,
+}
+
+/// Takes the lock of a data directory; `None` if another process has it.
+pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<Option<DirectoryLock>> {
+    let path = data_dir.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error).context("lock data directory"),
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(Some(DirectoryLock { _file: file }))
+}
+
+/// Whether another process holds a data directory's lock. Takes nothing and writes nothing.
+pub(crate) fn is_locked(data_dir: &Path) -> anyhow::Result<bool> {
+    let file = match File::open(data_dir.join("lock")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).context("open lock of data directory"),
+    };
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error).context("look at lock of data directory"),
+    }
+}
+
+/// The process that holds a data directory's lock, as it says itself.
+pub(crate) fn lock_holder(data_dir: &Path) -> Option<u32> {
+    std::fs::read_to_string(data_dir.join("lock")).ok()?.trim().parse().ok()
+}
+
+/// Opens everything of a data directory and brings it in step with the host. Templates come later.
+pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Parts> {
+    let master = MasterKey::open_or_create(&data_dir.join("keys").join("master.key")).context("master key")?;
+    let records = open_records(config, data_dir).await?;
+    let program_dir = std::env::current_exe()
+        .context("find this program")?
+        .parent()
+        .map(Path::to_owned)
+        .context("this program has no folder")?;
+    let driver = match config.layer_driver.as_str() {
+        "btrfs" => DriverChoice::Btrfs,
+        "reflink" => DriverChoice::Reflink,
+        "copy" => DriverChoice::Copy,
+        _ => DriverChoice::Auto,
+    };
+    let runtime = LocalRuntime::open(LocalOptions {
+        data_dir: data_dir.to_owned(),
+        program_dir,
+        cache_dir: config.cache_dir.clone(),
+        layers: StoreOptions { driver, host_reserve_bytes: config.host_reserve_bytes, ..StoreOptions::default() },
+        network_pool: config.network_pool.parse().context("network_pool")?,
+        resolvers: config.resolvers.clone(),
+        slot_pool: config.slot_pool,
+    })
+    .await
+    .context("open the sandbox runtime")?;
+    let settings = Settings {
+        default_limits: limits::Limits {
+            cpu_millis: limits::parse_cpus(&config.default_cpus)?,
+            memory_bytes: limits::parse_memory(&config.default_memory)?,
+            pids: config.sandbox_pids,
+            disk_bytes: config.sandbox_disk_bytes,
+        },
+        capture_limits: CaptureLimits {
+            max_files: config.max_checkpoint_files,
+            max_bytes: config.max_checkpoint_bytes,
+        },
+        checkpoint_retention_days: config.checkpoint_retention_days,
+        stopped_retention_days: config.stopped_retention_days,
+        max_count: config.max_count,
+        capacity: Capacity {
+            sandboxes: config.max_sandboxes,
+            memory_bytes: config
+                .memory_budget_bytes
+                .unwrap_or_else(|| total_memory() / 10 * 9)
+                .saturating_mul(u64::from(config.memory_overcommit)),
+            memory_reserve_bytes: config.host_memory_reserve_bytes,
+        },
+        ..Settings::default()
+    };
+    let platform = Platform::new(
+        Arc::new(records),
+        Arc::new(runtime.clone()),
+        Arc::new(MasterKeySealer::new(&master)),
+        Arc::new(SystemClock),
+        settings,
+    );
+    let platform = match open_vault(config, data_dir, master).await? {
+        Some(vault) => platform.with_vault(Arc::new(vault)),
+        None => platform,
+    };
+    Ok(Parts { platform, runtime })
+}
+
+/// Opens the vault that the settings name; `None` if it is off.
+pub(crate) async fn open_vault(config: &Config, data_dir: &Path, master: MasterKey) -> anyhow::Result<Option<Vault>> {
+    if config.vault == "off" {
+        return Ok(None);
+    }
+    let local = data_dir.join("vault");
+    let url = if config.vault == "local" { local.to_string_lossy().into_owned() } else { config.vault.clone() };
+    let options = VaultOptions { cache: Some(data_dir.join("run").join("vault-cache")), ..VaultOptions::new(url) };
+    // It may wait for the network.
+    let opened = tokio::task::spawn_blocking(move || Vault::open(&options, &master)).await?;
+    Ok(Some(opened.context("open the vault")?))
+}
+
+/// Opens the database that the settings name.
+pub(crate) async fn open_records(config: &Config, data_dir: &Path) -> anyhow::Result<Database> {
+    let location = match &config.database_url {
+        Some(url) => url.clone(),
+        None => data_dir.join("forkpoint.db").to_string_lossy().into_owned(),
+    };
+    Database::open(&location).await.context("open database")
+}

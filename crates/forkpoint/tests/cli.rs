@@ -1,0 +1,16 @@
+//! The client commands as programs run them: arguments, exit codes and output, against a stub server.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "cli/bench.rs"]
+mod bench;
+#[path = "cli/connection.rs"]
+mod connection;
+#[path = "cli/copy.rs"]
+mod copy;
+#[path = "cli/exec.rs"]
+mod exec;
+#[path = "cli/objects.rs"]
+mod objects;
+#[path = "cli/stub.rs"]
+mod stub;
