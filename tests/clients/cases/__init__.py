@@ -1,0 +1,1 @@
+"""The cases, by what of the client they use."""
