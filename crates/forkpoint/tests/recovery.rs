@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+#[path = "faults/tree.rs"]
+mod tree;
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -51,8 +54,9 @@ async fn a_sandbox_whose_first_process_is_killed_is_stopped_and_starts_again() {
     let sb = server.sandbox().await;
     server.sh(&sb, "echo kept > f").await;
     // As root inside, processes other than the first can be killed; the first is killed from outside.
-    let agent = agent_of(&server);
-    rustix::process::kill_process(agent, rustix::process::Signal::KILL).unwrap();
+    let agents = agents_of(&server);
+    assert_eq!(agents.len(), 1);
+    kill_process(agents[0], Signal::KILL).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let shown = server.get(&format!("/sandbox/{sb}")).await.ok();
@@ -69,12 +73,11 @@ async fn a_sandbox_whose_first_process_is_killed_is_stopped_and_starts_again() {
     assert_eq!(server.sh(&sb, "cat f").await, "kept\n");
 }
 
-/// The one agent that runs for this test's server.
-fn agent_of(server: &Server) -> rustix::process::Pid {
-    let folder = server.data_dir().join("run/instances");
-    let file = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
-    let one: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    rustix::process::Pid::from_raw(one["pid"].as_i64().unwrap() as i32).unwrap()
+/// The first processes of this server's sandboxes.
+fn agents_of(server: &Server) -> Vec<Pid> {
+    let files = std::fs::read_dir(server.data_dir().join("run/instances")).unwrap();
+    let pid = |text: Vec<u8>| Pid::from_raw(serde_json::from_slice::<Value>(&text).ok()?["pid"].as_i64()? as i32);
+    files.filter_map(|file| pid(std::fs::read(file.ok()?.path()).ok()?)).collect()
 }
 
 /// What the test was told is durable.
@@ -82,12 +85,14 @@ fn agent_of(server: &Server) -> rustix::process::Pid {
 struct Told {
     /// Checkpoint -> content of /workspace/f when it was captured.
     checkpoints: BTreeMap<String, String>,
+    /// Checkpoint -> all that must be seen in a sandbox that it is restored into.
+    trees: BTreeMap<String, String>,
     /// Sandboxes that were answered and not deleted since.
     sandboxes: BTreeMap<String, ()>,
 }
 
-/// Kills the server at random instants under a mixed load; afterwards everything that was answered is there,
-/// and nothing else.
+/// Kills the server at random instants under a mixed load, and now and then the first process of a sandbox or a jail
+/// that is being made; afterwards everything that was answered is there, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_answered_is_lost_and_nothing_leaks_under_kills() {
     let rounds: u64 = std::env::var("FORKPOINT_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
@@ -99,6 +104,16 @@ async fn nothing_that_was_answered_is_lost_and_nothing_leaks_under_kills() {
     let mut random = StdRng::seed_from_u64(seed);
     let mut server = Server::start().await;
     let told = Arc::new(Mutex::new(Told::default()));
+    let source = server.sandbox().await;
+    for name in ["first", "second"] {
+        let shown = match name {
+            "first" => tree::make_first(&server, &source).await,
+            _ => tree::make_second(&server, &source).await,
+        };
+        let id = server.checkpoint(&source, json!({ "name": name })).await;
+        told.lock().unwrap().trees.insert(id, shown);
+    }
+    server.delete(&format!("/sandbox/{source}")).await.ok();
     for round in 0..rounds {
         let workers: Vec<_> = (0..3)
             .map(|index| {
@@ -112,6 +127,10 @@ async fn nothing_that_was_answered_is_lost_and_nothing_leaks_under_kills() {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(random.random_range(5..1200))).await;
+        if random.random_bool(0.4) {
+            kill_a_part(&server, &mut random);
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..50))).await;
+        }
         server.kill();
         for worker in workers {
             // It ends at the first broken connection.
@@ -122,8 +141,8 @@ async fn nothing_that_was_answered_is_lost_and_nothing_leaks_under_kills() {
             verify(&server, &told).await;
         }
     }
-    let Told { checkpoints, .. } = std::mem::take(&mut *told.lock().unwrap());
-    for id in checkpoints.keys() {
+    let Told { checkpoints, trees, .. } = std::mem::take(&mut *told.lock().unwrap());
+    for id in checkpoints.keys().chain(trees.keys()) {
         server.delete(&format!("/checkpoints/{id}")).await.ok();
     }
     let all = server.get("/sandboxes").await.ok();
@@ -137,10 +156,34 @@ async fn nothing_that_was_answered_is_lost_and_nothing_leaks_under_kills() {
     server.owns(&[("processes", 0), ("cgroups", 0), ("layers", 0), ("namespaces", 1), ("links", 1)]).await;
 }
 
+/// Kills the first process of a sandbox, or a process that the server has started: a jail that is being made.
+fn kill_a_part(server: &Server, random: &mut StdRng) {
+    let mut parts = agents_of(server);
+    parts.extend(children_of(server.pid()));
+    if let Some(part) = parts.choose(random) {
+        // It may be gone by now.
+        let _ = kill_process(*part, Signal::KILL);
+    }
+}
+
+/// Processes whose parent is this one.
+fn children_of(parent: u32) -> Vec<Pid> {
+    // After the name in parentheses: state, parent.
+    let parent_of = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        text.rsplit(") ").next()?.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let all = std::fs::read_dir("/proc").unwrap();
+    all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
 async fn verify(server: &Server, told: &Arc<Mutex<Told>>) {
-    let (checkpoints, sandboxes) = {
+    let (checkpoints, trees, sandboxes) = {
         let told = told.lock().unwrap();
-        (told.checkpoints.clone(), told.sandboxes.clone())
+        (told.checkpoints.clone(), told.trees.clone(), told.sandboxes.clone())
     };
     let list = server.get("/sandboxes").await.ok();
     let listed: Vec<&str> =
@@ -153,7 +196,13 @@ async fn verify(server: &Server, told: &Arc<Mutex<Told>>) {
         server.restore(&target, id).await;
         assert_eq!(server.sh(&target, "cat f").await.trim(), content, "checkpoint {id}");
     }
+    for (id, shown) in &trees {
+        server.restore(&target, id).await;
+        tree::same(&tree::show(server, &target).await, shown, &format!("checkpoint {id}"));
+    }
     server.delete(&format!("/sandbox/{target}")).await.ok();
+    // Those whose first process was killed have been seen to be dead by now.
+    let list = server.get("/sandboxes").await.ok();
     let running = list["sandboxes"].as_array().unwrap().iter().filter(|one| one["state"] == "running").count() as u64;
     server.owns(&[("cgroups", running), ("namespaces", running + 1), ("links", running + 1)]).await;
 }

@@ -263,10 +263,25 @@ impl Server {
         self.post(&format!("/sandbox/{sandbox}/checkpoints/restore"), json!({ "checkpoint_id": checkpoint })).await.ok()
     }
 
+    fn database_url(&self) -> Option<&str> {
+        self.settings.iter().find(|(name, _)| name == "database_url").map(|(_, url)| url.as_str())
+    }
+
+    /// All that is in the database: the files of SQLite, or a dump by PostgreSQL, which writes binary values in hex.
+    pub fn stored_rows(&self) -> Vec<u8> {
+        let Some(url) = self.database_url() else {
+            let files = ["forkpoint.db", "forkpoint.db-wal"];
+            return files.iter().flat_map(|file| std::fs::read(self.data_dir().join(file)).unwrap()).collect();
+        };
+        let (server, schema) = url.split_once("?options=-c%20search_path%3D").unwrap();
+        let dump = Command::new("pg_dump").args(["--schema", schema, server]).output().unwrap();
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        dump.stdout
+    }
+
     /// What `doctor --json` says of the data directory.
     pub fn doctor(&self) -> Value {
-        let database = self.settings.iter().find(|(name, _)| name == "database_url").map(|(_, url)| url.as_str());
-        match database {
+        match self.database_url() {
             Some(url) => doctor(&self.data_dir(), &["--database-url", url]),
             None => doctor(&self.data_dir(), &[]),
         }
