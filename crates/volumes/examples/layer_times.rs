@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forkpoint_volumes::{
-    Basis, Everything, LayerStore, MeasureLimits, StoreOptions, Tree, changes, compare, graft, measure, purge,
+    Basis, Everything, LayerStore, MeasureLimits, StoreOptions, Tree, changes, compare, graft, measure,
+    measure_snapshot, purge,
 };
 use uuid::Uuid;
 
@@ -48,6 +49,12 @@ fn run(store: &LayerStore, template: &Path) -> Outcome<()> {
     for basis in [Basis::Changes, Basis::Merged] {
         time(&format!("measure 50,000 files, {basis:?}"), || {
             measure(&tree(many), &Everything, basis, MeasureLimits::NONE).map(|m| format!("{} files", m.file_count))
+        })?;
+        let snapshot = Uuid::new_v4();
+        store.snapshot(many, snapshot)?;
+        time(&format!("measure a new snapshot of them, {basis:?}"), || {
+            measure_snapshot(&tree(snapshot), &Everything, basis, MeasureLimits::NONE)
+                .map(|m| format!("{} files", m.file_count))
         })?;
     }
     time("changes of 50,000 files", || {

@@ -24,7 +24,7 @@ pub use changes::{Change, ChangeKind, changes};
 pub use compare::{TreeDiff, compare};
 pub use error::{Error, Result};
 pub use graft::{GraftReport, graft};
-pub use measure::{Measure, MeasureLimits, measure};
+pub use measure::{Measure, MeasureLimits, measure, measure_snapshot};
 pub use region::{Everything, Outside, Region, Under};
 pub use store::driver::Driver;
 pub use store::inventory::{Inventory, inventory};

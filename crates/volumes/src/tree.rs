@@ -1,6 +1,7 @@
 //! What a sandbox sees, read without mounting it: a template with a layer laid over it.
 
 pub(crate) mod dir;
+pub(crate) mod inodes;
 pub(crate) mod names;
 pub(crate) mod place;
 pub(crate) mod walk;

@@ -86,7 +86,8 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Fixes the layer of a running (or stopped) sandbox as `into`, durable when this returns.
     async fn capture(&self, sandbox: SandboxId, layer: LayerId, into: LayerId) -> Result<Capture, RuntimeError>;
 
-    /// Counts a captured set; refuses as soon as a limit is passed.
+    /// Counts a captured set, whose layer nothing has written to since it was captured; refuses as soon as a limit is
+    /// passed.
     async fn measure(&self, tree: &TreeRef, scope: &Scope, limits: CaptureLimits) -> Result<Measure, RuntimeError>;
 
     /// Those of these absolute paths that a tree does not have.

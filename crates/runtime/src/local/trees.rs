@@ -126,7 +126,7 @@ impl LocalRuntime {
         let scope = scope.clone();
         blocking(move || {
             let limits = MeasureLimits { max_files: limits.max_files, max_bytes: limits.max_bytes };
-            let found = forkpoint_volumes::measure(&tree, &InScope(&scope), basis(&scope), limits)
+            let found = forkpoint_volumes::measure_snapshot(&tree, &InScope(&scope), basis(&scope), limits)
                 .map_err(failed("measure layer"))?;
             Ok(Measure { file_count: found.file_count, size_bytes: found.size_bytes })
         })

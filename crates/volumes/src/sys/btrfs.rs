@@ -22,6 +22,15 @@ const SUBVOL_CREATE_V2: u64 = write_code(24, size_of::<VolArgsV2>());
 const SNAP_DESTROY_V2: u64 = write_code(63, size_of::<VolArgsV2>());
 const GET_SUBVOL_INFO: u64 = (2 << 30) | ((size_of::<SubvolInfo>() as u64) << 16) | (MAGIC << 8) | 60;
 
+/// `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`; the results that follow the struct do not count.
+const TREE_SEARCH_V2: u64 = (3 << 30) | ((size_of::<SearchArgs>() as u64) << 16) | (MAGIC << 8) | 17;
+/// The first inode number of files in a subvolume, and the last: `BTRFS_FIRST_FREE_OBJECTID`, `BTRFS_LAST_FREE_OBJECTID`.
+const INODES: (u64, u64) = (256, -256_i64 as u64);
+/// `BTRFS_INODE_ITEM_KEY`: the first item of each inode.
+const INODE_ITEM: u32 = 1;
+/// Bytes of results taken at a time; the largest item is a node of 64 KiB.
+const SEARCH_ROOM: usize = 1 << 20;
+
 /// `_IOWR(0x94, 40, struct btrfs_ioctl_quota_ctl_args)` and `_IOR(0x94, 43, struct btrfs_ioctl_qgroup_limit_args)`.
 const QUOTA_CTL: u64 = (3 << 30) | ((size_of::<QuotaCtl>() as u64) << 16) | (MAGIC << 8) | 40;
 const QGROUP_LIMIT: u64 = (2 << 30) | ((size_of::<QgroupLimit>() as u64) << 16) | (MAGIC << 8) | 43;
@@ -91,6 +100,41 @@ struct Time {
     nsec: u32,
 }
 
+/// `struct btrfs_ioctl_search_args_v2` with its `struct btrfs_ioctl_search_key`, without the results.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SearchArgs {
+    tree: u64,
+    /// Least and greatest inode number, offset and transaction.
+    numbers: [u64; 2],
+    offsets: [u64; 2],
+    transactions: [u64; 2],
+    types: [u32; 2],
+    /// In: how many items to give at most; out: how many there are.
+    items: u32,
+    unused: u32,
+    reserved: [u64; 4],
+    room: u64,
+}
+
+/// The arguments and the place for results behind them.
+#[repr(C)]
+struct Search {
+    args: SearchArgs,
+    results: [u8; SEARCH_ROOM],
+}
+
+/// What the tree of a subvolume says of one inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inode {
+    pub(crate) number: u64,
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) links: u32,
+    pub(crate) is_file: bool,
+}
+
+const _: () = assert!(size_of::<SearchArgs>() == 112);
 const _: () = assert!(size_of::<VolArgs>() == 4096 && size_of::<VolArgsV2>() == 4096 && size_of::<SubvolInfo>() == 504);
 
 /// Where a subvolume comes from.
@@ -156,6 +200,66 @@ pub(crate) fn origin(fd: impl AsFd) -> io::Result<Origin> {
         parent: info.parent_uuid,
         made: (i64::try_from(info.otime.sec).unwrap_or(i64::MAX), info.otime.nsec),
     })
+}
+
+/// Gives each inode of the subvolume whose root directory `fd` is, by ascending number, as the last commit left it,
+/// until `each` wants no more.
+pub(crate) fn inodes(fd: impl AsFd, mut each: impl FnMut(Inode) -> bool) -> io::Result<()> {
+    // SAFETY: all zeros is a valid value of this struct of integers.
+    let mut search: Box<Search> = unsafe { Box::<Search>::new_zeroed().assume_init() };
+    let mut next = (INODES.0, INODE_ITEM, 0_u64);
+    loop {
+        search.args = SearchArgs {
+            tree: 0,
+            numbers: [next.0, INODES.1],
+            offsets: [next.2, u64::MAX],
+            transactions: [0, u64::MAX],
+            types: [next.1, u32::from(u8::MAX)],
+            items: u32::MAX,
+            unused: 0,
+            reserved: [0; 4],
+            room: SEARCH_ROOM as u64,
+        };
+        // SAFETY: TREE_SEARCH_V2 reads `args` and writes it and at most `room` bytes behind it, which `results` has.
+        unsafe { call(fd.as_fd(), TREE_SEARCH_V2, &raw mut *search) }?;
+        let Some(last) = each_inode(&search.results, search.args.items, &mut each)? else { return Ok(()) };
+        next = match last {
+            (number, kind, u64::MAX) if kind == u32::from(u8::MAX) => (number + 1, 0, 0),
+            (number, kind, u64::MAX) => (number, kind + 1, 0),
+            (number, kind, offset) => (number, kind, offset + 1),
+        };
+    }
+}
+
+/// Reads `count` results (`struct btrfs_ioctl_search_header` and the item); gives the last one's key, or `None` if there
+/// was none or no more are wanted.
+fn each_inode(
+    mut results: &[u8],
+    count: u32,
+    each: &mut impl FnMut(Inode) -> bool,
+) -> io::Result<Option<(u64, u32, u64)>> {
+    const HEADER: usize = 32;
+    let mut last = None;
+    for _ in 0..count {
+        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (header, rest) = results.split_at_checked(HEADER).ok_or_else(short)?;
+        let number = |at: usize| u64::from_ne_bytes(std::array::from_fn(|n| header[at + n]));
+        let small = |at: usize| u32::from_ne_bytes(std::array::from_fn(|n| header[at + n]));
+        let (key, len) = ((number(8), small(24), number(16)), small(28) as usize);
+        let (item, rest) = rest.split_at_checked(len).ok_or_else(short)?;
+        // `struct btrfs_inode_item`, little-endian: size at 16, links at 40, mode at 52.
+        if key.1 == INODE_ITEM && len >= 56 {
+            let size = u64::from_le_bytes(std::array::from_fn(|n| item[16 + n]));
+            let links = u32::from_le_bytes(std::array::from_fn(|n| item[40 + n]));
+            let mode = u32::from_le_bytes(std::array::from_fn(|n| item[52 + n]));
+            if !each(Inode { number: key.0, size, links, is_file: mode & 0o170_000 == 0o100_000 }) {
+                return Ok(None);
+            }
+        }
+        last = Some(key);
+        results = rest;
+    }
+    Ok(last)
 }
 
 /// Switches simple quotas on for the file system that `fd` is on: each subvolume is charged for what it wrote.

@@ -21,6 +21,8 @@ pub(crate) struct Name<'a> {
     pub(crate) seen: u8,
     /// The type in the topmost listing that has it; unknown where the file system does not say.
     pub(crate) kind: FileType,
+    /// The inode number in that listing; of a mount point the covered directory's.
+    pub(crate) inode: u64,
 }
 
 impl Name<'_> {
@@ -35,6 +37,7 @@ struct Slot {
     len: u16,
     seen: u8,
     kind: FileType,
+    inode: u64,
 }
 
 /// The names of one merged directory, sorted by bytes.
@@ -64,7 +67,7 @@ impl Names {
             let start = u32::try_from(self.arena.len()).map_err(|_| too_many())?;
             let len = u16::try_from(name.len()).map_err(|_| too_many())?;
             self.arena.extend_from_slice(name);
-            self.slots.push(Slot { start, len, seen: bit, kind: entry.file_type() });
+            self.slots.push(Slot { start, len, seen: bit, kind: entry.file_type(), inode: entry.ino() });
         }
         self.sources += 1;
         Ok(())
@@ -97,6 +100,7 @@ impl Names {
             bytes: &self.arena[s.start as usize..s.start as usize + usize::from(s.len)],
             seen: s.seen,
             kind: s.kind,
+            inode: s.inode,
         })
     }
 }

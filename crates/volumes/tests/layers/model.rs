@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use forkpoint_volumes::{
     Basis, ChangeKind, Everything, FileKind, MeasureLimits, Outside, Region, Tree, TreeDiff, Under, changes, compare,
-    graft, measure,
+    graft, measure, measure_snapshot,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -124,6 +124,15 @@ fn reading_and_measuring_agree_with_mounted_overlays() {
                     .sum();
                 assert_eq!(whole.size_bytes, bytes as u64);
                 assert_eq!(whole.file_count as usize, seen.values().filter(|f| is_content(f)).count());
+                let snapshot = uuid::Uuid::new_v4();
+                world.rig.store.snapshot(layer, snapshot).unwrap();
+                for basis in [Basis::Changes, Basis::Merged] {
+                    let by_files = measure(&tree, &Everything, basis, MeasureLimits::NONE).unwrap();
+                    let at_once =
+                        measure_snapshot(&world.tree(snapshot), &Everything, basis, MeasureLimits::NONE).unwrap();
+                    assert_eq!(at_once, by_files, "{basis:?}");
+                }
+                world.rig.store.delete(snapshot).unwrap();
             }
             let expected = difference(&seen, &seen_child, &Everything);
             for basis in [Basis::Changes, Basis::Merged] {
