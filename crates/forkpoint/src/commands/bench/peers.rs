@@ -37,8 +37,8 @@ pub(crate) struct Peers {
 struct Podman {
     containers: Vec<String>,
     images: Vec<String>,
-    /// Arguments for the network, once it is known which work.
-    network: Vec<&'static str>,
+    /// What `podman run` needs on this host, once that is known.
+    options: Vec<String>,
 }
 
 impl Peers {
@@ -75,9 +75,8 @@ impl Peers {
         let target =
             beside.and_then(|row| ours.get(&row)).map(|median| vec![Target::least(Statistic::P50, FASTER * median)]);
         let mut measured = Measured { samples, targets: target, note: String::new() };
-        if self.podman.as_ref().is_some_and(|podman| program == "podman" && podman.network.contains(&"--network=none"))
-        {
-            measured.note = "without a network, which does not work here".to_owned();
+        if let Some(podman) = self.podman.as_ref().filter(|podman| program == "podman" && !podman.options.is_empty()) {
+            measured.note = format!("works here only with {}", podman.options.join(" "));
         }
         Ok(measured)
     }
@@ -109,14 +108,18 @@ impl Peers {
             // Remembered first: what half of this made is removed too.
             self.podman = Some(Podman { images: vec![image.clone()], ..Podman::default() });
             import(root, &image).await?;
-            let works = run("podman", &["run", "--rm", &image, "true"]).await.is_ok();
-            let network = if works { vec![] } else { vec!["--network=none"] };
-            let mut args = vec!["run", "-d", "--name", &container];
-            args.extend(&network);
-            args.extend([image.as_str(), "sleep", "infinity"]);
+            let mut options = Vec::new();
+            for way in ways_to_run() {
+                options = way;
+                if run("podman", &podman_run(&options, &image)).await.is_ok() {
+                    break;
+                }
+            }
+            let args = [strings(&["run", "-d", "--name", &container], &[]), options.clone()].concat();
+            let args = strings(&args, &[&image, "sleep", "infinity"]);
             if let Some(podman) = &mut self.podman {
                 podman.containers.push(container.clone());
-                podman.network.clone_from(&network);
+                podman.options = options;
             }
             run("podman", &args).await?;
         }
@@ -124,8 +127,7 @@ impl Peers {
     }
 
     fn podman_run(&self, image: &str) -> Vec<String> {
-        let network = self.podman.as_ref().map(|podman| podman.network.clone()).unwrap_or_default();
-        strings(&strings(&["run", "--rm"], &network), &[image, "true"])
+        podman_run(self.podman.as_ref().map_or(&[], |podman| &podman.options), image)
     }
 
     async fn podman_create(&mut self, root: &Path, runs: usize) -> Result<Vec<f64>, Failure> {
@@ -210,6 +212,24 @@ impl Peers {
         run("runsc", &strings(&global, &["delete", "-force", &self.label])).await?;
         measured
     }
+}
+
+fn podman_run(options: &[String], image: &str) -> Vec<String> {
+    strings(&[strings(&["run", "--rm"], &[]), options.to_vec()].concat(), &[image, "true"])
+}
+
+/// Options of `podman run` to be tried in this order: it may want higher limits than this process may give, its
+/// usual runtime may not know this host's control groups, and its network may not work.
+fn ways_to_run() -> Vec<Vec<String>> {
+    use rustix::process::{Resource, getrlimit};
+    let limit = |name: &str, resource| {
+        let most = getrlimit(resource).maximum.map_or_else(|| "-1".to_owned(), |most| most.min(4096).to_string());
+        format!("--ulimit={name}={most}:{most}")
+    };
+    let limits = vec![limit("nofile", Resource::Nofile), limit("nproc", Resource::Nproc)];
+    let runc = [vec!["--runtime=runc".to_owned()], limits.clone()].concat();
+    let offline = [runc.clone(), vec!["--network=none".to_owned()]].concat();
+    vec![vec![], limits, runc, offline]
 }
 
 /// Whether a program is on the path.
