@@ -140,8 +140,70 @@ pub struct Checkpoint {
     pub copy_duration_ms: f64,
     /// When it was captured.
     pub created_at: Timestamp,
-    /// When retention removes it; `None`: never.
+    /// When retention removes it, unless it is pinned; `None`: never.
     pub expires_at: Option<Timestamp>,
+    /// Whether retention leaves it alone, whatever `expires_at` says.
+    pub pinned: bool,
+}
+
+impl Checkpoint {
+    /// When retention removes it; `None`: never.
+    pub fn retained_until(&self) -> Option<Timestamp> {
+        self.expires_at.filter(|_| !self.pinned)
+    }
+}
+
+/// How long one checkpoint is kept, where that differs from what the server is set to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Kept this many seconds from now; 0: for ever.
+    pub seconds: Option<i64>,
+    /// Whether retention leaves it alone.
+    pub pinned: Option<bool>,
+}
+
+/// The longest retention that can be asked for: 100 years.
+pub const MAX_RETENTION_SECONDS: i64 = 100 * 365 * 24 * 3600;
+
+impl Retention {
+    /// Checks what was asked for.
+    pub fn check(&self) -> Result<(), Invalid> {
+        match self.seconds {
+            Some(seconds) if !(0..=MAX_RETENTION_SECONDS).contains(&seconds) => Err(Invalid::new(
+                "retention_seconds",
+                format!("must be between 1 and {MAX_RETENTION_SECONDS}, or 0 to keep it for ever"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// End and pin of a checkpoint made now, on a server that keeps checkpoints for `days`.
+    pub fn of_new(&self, now: Timestamp, days: u32) -> (Option<Timestamp>, bool) {
+        let end = self.seconds.map_or_else(|| retention_end(now, days), |seconds| after(now, seconds));
+        (end, self.pinned.unwrap_or(false))
+    }
+
+    /// End and pin of a checkpoint that had `end` and `pinned`. Who takes the pin off begins a new retention: what
+    /// was pinned for long would else be gone at once.
+    pub fn changed(
+        &self,
+        end: Option<Timestamp>,
+        pinned: bool,
+        now: Timestamp,
+        days: u32,
+    ) -> (Option<Timestamp>, bool) {
+        let unpinned = pinned && self.pinned == Some(false);
+        let end = match self.seconds {
+            Some(seconds) => after(now, seconds),
+            None if unpinned && end.is_some() => retention_end(now, days),
+            None => end,
+        };
+        (end, self.pinned.unwrap_or(pinned))
+    }
+}
+
+fn after(now: Timestamp, seconds: i64) -> Option<Timestamp> {
+    (seconds > 0).then(|| now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
 }
 
 /// Checks a checkpoint's name: 1 to 256 characters, not only blanks, no control characters.
@@ -233,5 +295,32 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(retention_end(now, 90).unwrap().to_string(), "2026-04-01T00:00:00Z");
         assert_eq!(retention_end(now, 0), None);
+    }
+
+    #[test]
+    fn retention_can_be_set_for_one_checkpoint_and_is_begun_anew_when_a_pin_is_taken_off() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let default = retention_end(now, 90);
+        let set = |seconds, pinned| Retention { seconds, pinned };
+        let minute = Some(now + SignedDuration::from_secs(60));
+        let long_ago = Some(now - SignedDuration::from_hours(1));
+        assert_eq!(set(None, None).of_new(now, 90), (default, false));
+        assert_eq!(set(Some(60), Some(true)).of_new(now, 90), (minute, true));
+        assert_eq!(set(Some(0), None).of_new(now, 90), (None, false));
+        for (asked, had, becomes) in [
+            (set(None, None), (minute, false), (minute, false)),
+            (set(Some(0), None), (minute, true), (None, true)),
+            (set(None, Some(true)), (minute, false), (minute, true)),
+            (set(None, Some(false)), (long_ago, true), (default, false)),
+            (set(None, Some(false)), (None, true), (None, false)),
+            (set(Some(60), Some(false)), (long_ago, true), (minute, false)),
+            (set(None, Some(false)), (minute, false), (minute, false)),
+        ] {
+            assert_eq!(asked.changed(had.0, had.1, now, 90), becomes, "{asked:?} {had:?}");
+        }
+        for bad in [-1, MAX_RETENTION_SECONDS + 1, i64::MIN] {
+            assert_eq!(set(Some(bad), None).check().unwrap_err().field, "retention_seconds");
+        }
+        assert!(set(Some(0), None).check().is_ok());
     }
 }

@@ -112,9 +112,48 @@ pub fn diff(first: &Environment, second: &Environment) -> EnvironmentDiff {
     result
 }
 
+/// Parts of names whose variables hold secrets, as far as names tell.
+const SECRET_PARTS: [&str; 10] =
+    ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "PWD", "CREDENTIAL", "APIKEY", "KEY", "AUTH"];
+
+/// Whether a variable's name says that its value is secret: one of its parts between underscores (in any case, with
+/// or without a plural `S`) is `KEY`, `TOKEN`, `SECRET`, `PASSWORD` or the like. `PWD` and `OLDPWD` alone are the
+/// shell's directories.
+pub fn is_secret(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    if matches!(upper.as_str(), "PWD" | "OLDPWD") {
+        return false;
+    }
+    upper.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| {
+        let one = part.strip_suffix('S').unwrap_or(part);
+        SECRET_PARTS.iter().any(|secret| part == *secret || one == *secret)
+            || ["SECRET", "TOKEN", "PASSWORD", "APIKEY"].iter().any(|secret| part.contains(secret))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_tell_of_secrets() {
+        for secret in [
+            "API_KEY",
+            "api-key",
+            "AWS_SECRET_ACCESS_KEY",
+            "GITHUB_TOKEN",
+            "DB_PASSWORD",
+            "MYTOKEN",
+            "AUTH",
+            "SSH_KEYS",
+            "OPENAI_APIKEY",
+        ] {
+            assert!(is_secret(secret), "{secret}");
+        }
+        for plain in ["NODE_ENV", "PWD", "PATH", "KEYBOARD", "MONKEY", "A", "AUTHOR", "DEBUG"] {
+            assert!(!is_secret(plain), "{plain}");
+        }
+    }
 
     fn env(pairs: &[(&str, &str)]) -> Environment {
         let map = pairs.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();

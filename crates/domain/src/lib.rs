@@ -13,6 +13,7 @@ pub mod path;
 pub mod restore;
 pub mod sandbox;
 pub mod scope;
+pub mod stored;
 pub mod template;
 
 pub use invalid::Invalid;

@@ -158,7 +158,7 @@ pub struct Sandbox {
     pub based_on: Option<CheckpointId>,
     /// When it was asked for.
     pub created_at: Timestamp,
-    /// When it first could run commands.
+    /// When it could run commands, counted from its latest start: its life began then.
     pub ready_at: Option<Timestamp>,
     /// When it is stopped at the latest.
     pub expires_at: Timestamp,
@@ -181,17 +181,34 @@ pub fn expiry(created_at: Timestamp, timeout_seconds: Option<i64>) -> Result<Tim
     Ok(created_at.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
 }
 
-/// Moves an expiry later; the life from now on may not be longer than the longest that can be asked for.
-pub fn extended_expiry(now: Timestamp, expires_at: Timestamp, additional_seconds: i64) -> Result<Timestamp, Invalid> {
+impl Sandbox {
+    /// When its present life began.
+    pub fn began_at(&self) -> Timestamp {
+        self.ready_at.unwrap_or(self.created_at)
+    }
+}
+
+/// The latest end that a life which began at `began` can have.
+pub fn latest_expiry(began: Timestamp) -> Timestamp {
+    began.saturating_add(SignedDuration::from_secs(MAX_TIMEOUT_SECONDS)).unwrap_or(Timestamp::MAX)
+}
+
+/// Moves an expiry later; the life that began at `began` may not be longer than the longest that can be asked for.
+pub fn extended_expiry(
+    began: Timestamp,
+    now: Timestamp,
+    expires_at: Timestamp,
+    additional_seconds: i64,
+) -> Result<Timestamp, Invalid> {
     if !(1..=MAX_TIMEOUT_SECONDS).contains(&additional_seconds) {
         return Err(Invalid::new("additional_seconds", format!("must be between 1 and {MAX_TIMEOUT_SECONDS}")));
     }
     let later =
         expires_at.max(now).saturating_add(SignedDuration::from_secs(additional_seconds)).unwrap_or(Timestamp::MAX);
-    if later.duration_since(now).as_secs() > MAX_TIMEOUT_SECONDS {
+    if later > latest_expiry(began) {
         return Err(Invalid::new(
             "additional_seconds",
-            format!("would let the sandbox live more than {MAX_TIMEOUT_SECONDS} seconds from now"),
+            format!("would let the sandbox live more than {MAX_TIMEOUT_SECONDS} seconds from its start"),
         ));
     }
     Ok(later)
@@ -208,16 +225,20 @@ mod tests {
         assert_eq!(expiry(now, None).unwrap().to_string(), "2026-01-01T01:00:00Z");
         for bad in [0, -1, MAX_TIMEOUT_SECONDS + 1, i64::MAX, i64::MIN] {
             assert_eq!(expiry(now, Some(bad)).unwrap_err().field, "timeout_seconds");
-            assert_eq!(extended_expiry(now, now, bad).unwrap_err().field, "additional_seconds");
+            assert_eq!(extended_expiry(now, now, now, bad).unwrap_err().field, "additional_seconds");
         }
     }
 
     #[test]
-    fn extension_counts_from_the_expiry_and_is_bounded_from_now() {
+    fn extension_counts_from_the_expiry_and_is_bounded_from_the_start() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let expires = expiry(now, Some(60)).unwrap();
-        assert_eq!(extended_expiry(now, expires, 60).unwrap().to_string(), "2026-01-01T00:02:00Z");
-        assert!(extended_expiry(now, expires, MAX_TIMEOUT_SECONDS).is_err());
+        assert_eq!(extended_expiry(now, now, expires, 60).unwrap().to_string(), "2026-01-01T00:02:00Z");
+        assert!(extended_expiry(now, now, expires, MAX_TIMEOUT_SECONDS).is_err());
+        let later = now + SignedDuration::from_secs(50);
+        let most = MAX_TIMEOUT_SECONDS - 60;
+        assert_eq!(extended_expiry(now, later, expires, most).unwrap(), latest_expiry(now));
+        assert!(extended_expiry(now, later, expires, most + 1).is_err());
     }
 
     #[test]

@@ -85,6 +85,13 @@ impl From<RuntimeError> for Error {
             RuntimeError::TooLarge { limit } => Self::TooLarge(format!(
                 "the captured set is larger than {limit} bytes; exclude some with exclude_paths"
             )),
+            RuntimeError::Unfit(problem) => Self::conflict(
+                "tree_unfit",
+                format!("the sandbox's tree cannot be worked on: {problem}; nothing was changed"),
+            ),
+            RuntimeError::Stored(problem) => Self::Unavailable(format!(
+                "a checkpoint cannot be read from the vault ({problem}); nothing was changed"
+            )),
             RuntimeError::NoSpace(_) => {
                 tracing::error!(%error, "host disk is full");
                 Self::OutOfSpace("the host has no disk space left; nothing was changed".into())

@@ -5,6 +5,7 @@ pub mod failpoint;
 pub mod operations;
 pub mod platform;
 pub mod ports;
+pub mod rebuild;
 pub mod reconcilers;
 
 pub use error::{Error, Result};

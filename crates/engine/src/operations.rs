@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod checkpoints;
+pub mod compare;
 pub mod create;
 pub mod durability;
 pub mod exec;
@@ -12,6 +13,7 @@ pub mod restore;
 pub mod sandboxes;
 pub mod templates;
 pub mod terminals;
+pub mod vault_status;
 
 use crate::{Caller, Error, Platform, Result, platform::new_event_id};
 use forkpoint_domain::{

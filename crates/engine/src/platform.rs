@@ -2,6 +2,8 @@
 
 pub(crate) mod budget;
 pub(crate) mod claims;
+pub(crate) mod durabilities;
+pub(crate) mod hot;
 pub(crate) mod keys;
 pub(crate) mod live;
 pub(crate) mod templates;
@@ -12,9 +14,9 @@ use crate::{
 };
 pub use budget::Capacity;
 
-use crate::reconcilers::durability::Durabilities;
 use budget::{Admission, Budget};
 use claims::Claims;
+use durabilities::Durabilities;
 use forkpoint_domain::{
     checkpoint::{CaptureLimits, DEFAULT_RETENTION_DAYS},
     env::Environment,
@@ -22,6 +24,7 @@ use forkpoint_domain::{
     limits::Limits,
     organization::KeyScope,
 };
+use hot::HotLayers;
 use keys::KeyCache;
 use live::LiveSandboxes;
 use std::{future::Future, sync::Arc, time::Duration};
@@ -37,6 +40,9 @@ pub struct Settings {
     pub capture_limits: CaptureLimits,
     /// How long checkpoints are kept, in days; 0: for ever.
     pub checkpoint_retention_days: u32,
+    /// How many bytes of checkpoints' layers are kept on this machine before verified ones go, least recently used
+    /// first; `None`: as many as there are.
+    pub hot_layer_bytes: Option<u64>,
     /// How long the layer of a stopped sandbox is kept, in days; 0: for ever.
     pub stopped_retention_days: u32,
     /// How long an operation waits for another one on the same sandbox before it is refused.
@@ -53,6 +59,7 @@ impl Default for Settings {
             default_limits: Limits::default(),
             capture_limits: CaptureLimits::default(),
             checkpoint_retention_days: DEFAULT_RETENTION_DAYS,
+            hot_layer_bytes: None,
             stopped_retention_days: 30,
             lock_wait: Duration::from_secs(10),
             max_count: 100,
@@ -103,6 +110,7 @@ pub(crate) struct Inner {
     pub(crate) keys: KeyCache,
     pub(crate) vault: Option<Arc<dyn Vault>>,
     pub(crate) durability: Durabilities,
+    pub(crate) hot: HotLayers,
     tasks: TaskTracker,
 }
 
@@ -129,6 +137,7 @@ impl Platform {
                 keys: KeyCache::default(),
                 vault: None,
                 durability: Durabilities::default(),
+                hot: HotLayers::default(),
                 tasks: TaskTracker::new(),
             }),
         }

@@ -2,9 +2,10 @@
 //!
 //! Each pass takes no input but the present state, can be run again at any time, and is interrupted harmlessly.
 
-pub(crate) mod durability;
+mod durability;
 mod expiry;
 mod garbage;
+mod hot_layers;
 mod sandboxes;
 
 use crate::Platform;
@@ -15,7 +16,11 @@ use tokio::task::JoinSet;
 const EXPIRY_EVERY: Duration = Duration::from_millis(500);
 /// How often records and host are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(15);
-/// How often retention and collection run.
+/// How often it is looked whether what checkpoints take in the vault must be counted again.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// How often checkpoints whose retention is over are looked for.
+const RETENTION_EVERY: Duration = Duration::from_secs(1);
+/// How often old records, layers of stopped sandboxes and unused layers are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 /// How often bytes that no checkpoint needs are removed from the vault.
 const COLLECT_VAULT_EVERY: Duration = Duration::from_secs(3600);
@@ -45,14 +50,20 @@ impl Platform {
         let platform = self.clone();
         set.spawn(async move {
             every(COLLECT_EVERY, || async {
-                platform.apply_retention().await;
+                platform.forget_old().await;
                 platform.collect_garbage().await;
             })
             .await;
         });
+        let platform = self.clone();
+        set.spawn(async move { every(RETENTION_EVERY, || platform.apply_retention()).await });
         if self.inner.vault.is_some() {
             let platform = self.clone();
             set.spawn(async move { platform.keep_persisting().await });
+            let platform = self.clone();
+            set.spawn(async move { platform.keep_hot_layers_within_budget().await });
+            let platform = self.clone();
+            set.spawn(async move { every(COUNT_EVERY, || platform.count_usage()).await });
             let platform = self.clone();
             set.spawn(async move { every(COLLECT_VAULT_EVERY, || platform.collect_vault()).await });
         }

@@ -103,6 +103,11 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
+    /// `PATCH` with a JSON body.
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(self.request(Method::PATCH, path).json(body)).await
+    }
+
     /// `DELETE`, with a JSON body where the route wants one.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, ClientError> {
         self.json(self.request(Method::DELETE, path)).await

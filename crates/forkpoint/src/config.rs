@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) checkpoint_retention_days: u32,
     /// Days the layer of a stopped sandbox is kept; 0: for ever.
     pub(crate) stopped_retention_days: u32,
+    /// Bytes of checkpoints' layers kept on this machine; none: as many as there are.
+    pub(crate) hot_layer_bytes: Option<u64>,
     /// The most sandboxes one request may make.
     pub(crate) max_count: u32,
     /// Log lines for people (text) or machines (json).
@@ -100,6 +102,7 @@ impl Default for Config {
             max_checkpoint_bytes: checkpoint::DEFAULT_MAX_BYTES,
             checkpoint_retention_days: checkpoint::DEFAULT_RETENTION_DAYS,
             stopped_retention_days: 30,
+            hot_layer_bytes: None,
             max_count: 100,
             log_format: "text".into(),
         }
@@ -172,7 +175,7 @@ fn value_of(setting: &str, kind: Kind, text: &str) -> anyhow::Result<toml::Value
     })
 }
 
-const SETTINGS: [(&str, Kind); 28] = [
+const SETTINGS: [(&str, Kind); 29] = [
     ("data_dir", Kind::Text),
     ("listen", Kind::Text),
     ("database_url", Kind::Text),
@@ -199,6 +202,7 @@ const SETTINGS: [(&str, Kind); 28] = [
     ("max_checkpoint_bytes", Kind::Number),
     ("checkpoint_retention_days", Kind::Number),
     ("stopped_retention_days", Kind::Number),
+    ("hot_layer_bytes", Kind::Number),
     ("max_count", Kind::Number),
     ("log_format", Kind::Text),
 ];

@@ -50,7 +50,7 @@ enum Command {
     Serve(serve::Args),
     /// Show what this host can do and what a data directory owns; repair or purge it
     Doctor(doctor::Args),
-    /// Check, measure and clean durable checkpoint data
+    /// Check, measure, clean, repair and recover durable checkpoint data
     Vault(vault::Args),
     #[command(flatten)]
     Client(commands::Command),

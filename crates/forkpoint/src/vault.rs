@@ -1,5 +1,8 @@
 //! `forkpoint vault`: the operator's view of durable checkpoint data. Runs beside a live server.
 
+mod rebuild;
+mod repair;
+
 use crate::{
     config::{self, Config},
     wire,
@@ -36,6 +39,19 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Put damaged objects aside and let the server store anew what it has the layers of; fail naming what is lost
+    Repair {
+        /// How long to wait for a running server to store it, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        wait: u64,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// After the database was lost: make the rows of checkpoints again from what the vault tells of them
+    Rebuild {
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 /// Which vault.
@@ -47,16 +63,28 @@ struct Place {
     /// The server's settings file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Database of the server, if it is not in the data directory
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
 }
 
 impl Place {
-    async fn open(&self) -> anyhow::Result<Vault> {
+    /// The settings and the data directory.
+    fn find(&self) -> anyhow::Result<(Config, PathBuf)> {
         let mut flags = Vec::new();
         if let Some(data_dir) = &self.data_dir {
             flags.push(("data-dir", data_dir.to_str().context("--data-dir must be UTF-8")?.to_owned()));
         }
+        if let Some(url) = &self.database_url {
+            flags.push(("database-url", url.clone()));
+        }
         let config: Config = config::load(self.config.as_deref(), std::env::vars(), &flags)?;
         let data_dir = config.data_dir.canonicalize().context("find data directory")?;
+        Ok((config, data_dir))
+    }
+
+    async fn open(&self) -> anyhow::Result<Vault> {
+        let (config, data_dir) = self.find()?;
         let master = MasterKey::open(&data_dir.join("keys").join("master.key")).context("master key")?;
         wire::open_vault(&config, &data_dir, master).await?.context("this server has no vault (setting vault is off)")
     }
@@ -113,6 +141,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 "packs_waiting": done.packs_waiting,
             }));
         }
+        Command::Repair { wait, place } => repair::run(&place, wait).await?,
+        Command::Rebuild { place } => rebuild::run(&place).await?,
     }
     Ok(())
 }

@@ -122,6 +122,7 @@ pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Par
             max_bytes: config.max_checkpoint_bytes,
         },
         checkpoint_retention_days: config.checkpoint_retention_days,
+        hot_layer_bytes: config.hot_layer_bytes,
         stopped_retention_days: config.stopped_retention_days,
         max_count: config.max_count,
         capacity: Capacity {

@@ -22,6 +22,13 @@ pub(crate) fn statements(changes: Vec<Change>) -> Result<Vec<Statement>, Records
             Change::DeleteSandbox { id, at } => statements.push(sandboxes::delete(id, at)),
             Change::InsertCheckpoint { checkpoint, env } => statements.push(checkpoints::insert(*checkpoint, env)?),
             Change::UpdateCheckpoint { checkpoint } => statements.push(checkpoints::update(*checkpoint)?),
+            Change::SetDurability { checkpoint, from } => {
+                statements.push(checkpoints::set_durability(*checkpoint, from));
+            }
+            Change::SetRetention { id, expires_at, pinned } => {
+                statements.push(checkpoints::set_retention(id, expires_at, pinned));
+            }
+            Change::ExpireCheckpoint { id, at } => statements.push(checkpoints::expire(id, at)),
             Change::DeleteCheckpoint { id, at } => statements.push(checkpoints::delete(id, at)),
             Change::InsertEvent(event) => statements.push(events::insert(event)?),
             Change::InsertIdempotency(record) => statements.push(idempotency::insert(record)?),

@@ -123,6 +123,13 @@ impl Records for Database {
         }
     }
 
+    async fn deleted_checkpoints(&self) -> Result<Vec<(OrgId, CheckpointId)>, RecordsError> {
+        self.many("checkpoints", checkpoints::deleted(), |row| {
+            Ok((row.id("org_id", OrgId::from_uuid)?, row.id("id", CheckpointId::from_uuid)?))
+        })
+        .await
+    }
+
     async fn layers_in_use(&self) -> Result<Vec<LayerId>, RecordsError> {
         self.many("sandboxes or checkpoints", checkpoints::layers_in_use(), |row| row.id("layer", LayerId::from_uuid))
             .await

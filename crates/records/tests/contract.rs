@@ -71,6 +71,7 @@ contract! {
     checkpoints {
         checkpoints_read_back_with_every_field,
         checkpoints_are_updated_and_deleted_once,
+        durability_and_retention_are_set_by_themselves,
         checkpoints_are_filtered,
         names_are_found_in_any_case_and_script_and_literally,
         exact_names_come_first_then_the_newest,

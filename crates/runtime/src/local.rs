@@ -29,7 +29,7 @@ use forkpoint_domain::{
 };
 use forkpoint_engine::ports::{
     guest::Guest,
-    runtime::{Capture, Death, Instance, Launch, Measure, Room, Runtime, RuntimeError},
+    runtime::{Capture, Captured, Death, FoundFile, Instance, Launch, Measure, Room, Runtime, RuntimeError},
     templates::{NewTemplate, TemplateInfo},
 };
 use forkpoint_jail::{Cgroups, Launcher};
@@ -303,8 +303,17 @@ impl Runtime for LocalRuntime {
         self.absent_paths(tree, paths).await
     }
 
-    async fn compare(&self, first: (&TreeRef, &Scope), second: (&TreeRef, &Scope)) -> Result<TreeDiff, RuntimeError> {
+    async fn compare(&self, first: &Captured, second: &Captured) -> Result<TreeDiff, RuntimeError> {
         self.compare_trees(first, second).await
+    }
+
+    async fn read_files(
+        &self,
+        of: &Captured,
+        paths: Vec<Vec<u8>>,
+        limit: u64,
+    ) -> Result<Vec<Option<FoundFile>>, RuntimeError> {
+        self.files_of(of, paths, limit).await
     }
 
     fn guest(&self, sandbox: SandboxId) -> Result<Arc<dyn Guest>, RuntimeError> {

@@ -1,8 +1,11 @@
 //! Prometheus metrics of the HTTP side.
 
+mod vault;
+
 use crate::options::SandboxCounts;
 use axum::http::{Method, StatusCode};
 use forkpoint_domain::sandbox::SandboxState;
+use forkpoint_engine::operations::vault_status::VaultFigures;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -15,6 +18,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use std::{fmt, time::Duration};
+use vault::VaultMetrics;
 
 /// Everything that is counted. Labels come from fixed sets only: routes are templates, never paths.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub(crate) struct Metrics {
     execs: Family<ExecLabels, Counter>,
     checkpoint_pauses: Histogram,
     sandboxes: Family<StateLabels, Gauge>,
+    vault: VaultMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,7 +52,7 @@ struct ExecLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabels {
+pub(crate) struct StateLabels {
     state: &'static str,
 }
 
@@ -98,7 +103,8 @@ impl Metrics {
             checkpoint_pauses.clone(),
         );
         registry.register("sandboxes", "Sandboxes by state", sandboxes.clone());
-        Self { registry, requests, durations, in_flight, execs, checkpoint_pauses, sandboxes }
+        let vault = VaultMetrics::register(&mut registry);
+        Self { registry, requests, durations, in_flight, execs, checkpoint_pauses, sandboxes, vault }
     }
 
     /// Counts a request from now until the guard is dropped.
@@ -135,7 +141,12 @@ impl Metrics {
     }
 
     /// Everything in the OpenMetrics text format.
-    pub(crate) async fn render(&self, sandboxes: Option<&SandboxCounts>) -> Result<String, fmt::Error> {
+    pub(crate) async fn render(
+        &self,
+        sandboxes: Option<&SandboxCounts>,
+        vault: Option<VaultFigures>,
+    ) -> Result<String, fmt::Error> {
+        self.vault.set(vault.unwrap_or_default());
         if let Some(counts) = sandboxes {
             let counts = counts.count().await;
             for state in SandboxState::ALL {

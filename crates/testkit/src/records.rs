@@ -35,6 +35,7 @@ struct Rows {
     keys: BTreeMap<ApiKeyId, ApiKey>,
     sandboxes: BTreeMap<SandboxId, (Sandbox, Sealed)>,
     checkpoints: BTreeMap<CheckpointId, (Checkpoint, Option<Sealed>)>,
+    deleted: Vec<(OrgId, CheckpointId)>,
     events: Vec<Event>,
     idempotency: BTreeMap<(OrgId, String), IdempotencyRecord>,
 }
@@ -56,6 +57,12 @@ impl MemoryRecords {
 }
 
 impl Rows {
+    fn bury(&mut self, id: CheckpointId) {
+        if let Some((checkpoint, _)) = self.checkpoints.remove(&id) {
+            self.deleted.push((checkpoint.org_id, id));
+        }
+    }
+
     fn apply(&mut self, change: Change) -> Outcome {
         let conflict = |what| Err(RecordsError::Conflict(what));
         match change {
@@ -108,10 +115,28 @@ impl Rows {
                 Some((row, _)) => *row = *checkpoint,
                 None => return conflict("checkpoint"),
             },
+            Change::SetDurability { checkpoint, from } => match self.checkpoints.get_mut(&checkpoint.id) {
+                Some((row, _)) if row.durability == from => {
+                    let Checkpoint { durability, durability_reason, checksum, durable_at, verified_at, .. } =
+                        *checkpoint;
+                    *row =
+                        Checkpoint { durability, durability_reason, checksum, durable_at, verified_at, ..row.clone() };
+                }
+                _ => return conflict("checkpoint"),
+            },
+            Change::SetRetention { id, expires_at, pinned } => match self.checkpoints.get_mut(&id) {
+                Some((row, _)) => (row.expires_at, row.pinned) = (expires_at, pinned),
+                None => return conflict("checkpoint"),
+            },
+            Change::ExpireCheckpoint { id, at } => match self.checkpoints.get(&id) {
+                Some((row, _)) if row.retained_until().is_some_and(|end| end <= at) => self.bury(id),
+                _ => return conflict("checkpoint"),
+            },
             Change::DeleteCheckpoint { id, .. } => {
-                if self.checkpoints.remove(&id).is_none() {
+                if !self.checkpoints.contains_key(&id) {
                     return conflict("checkpoint");
                 }
+                self.bury(id);
             }
             Change::InsertEvent(event) => self.events.push(event),
             Change::InsertIdempotency(record) => {
@@ -193,7 +218,9 @@ impl Records for MemoryRecords {
                 && filter.sandbox.is_none_or(|sandbox| one.sandbox_id == sandbox)
                 && part.as_deref().is_none_or(|part| one.name.to_lowercase().contains(part))
                 && filter.name_exact.as_deref().is_none_or(|name| one.name == name)
-                && filter.expired_at.is_none_or(|at| one.expires_at.is_some_and(|end| end <= at))
+                && filter.expired_at.is_none_or(|at| one.retained_until().is_some_and(|end| end <= at))
+                && filter.layer.is_none_or(|layer| one.layer == layer)
+                && filter.durability.is_none_or(|durability| one.durability == durability)
                 && (!filter.processing_only || one.status == CheckpointStatus::Processing)
                 && (!filter.on_the_way
                     || (one.status == CheckpointStatus::Ready
@@ -211,6 +238,10 @@ impl Records for MemoryRecords {
         }
         found.truncate(filter.limit.map_or(usize::MAX, |limit| limit as usize));
         Ok(found)
+    }
+
+    async fn deleted_checkpoints(&self) -> Outcome<Vec<(OrgId, CheckpointId)>> {
+        Ok(self.rows()?.deleted.clone())
     }
 
     async fn layers_in_use(&self) -> Outcome<Vec<LayerId>> {

@@ -18,7 +18,7 @@ use forkpoint_domain::{
 };
 use forkpoint_engine::ports::{
     guest::{ExecEvent, ExecExit, ExecSpec, Guest, GuestError},
-    runtime::{Capture, Death, Instance, Launch, Measure, Runtime, RuntimeError},
+    runtime::{Capture, Captured, Death, FoundFile, Instance, Launch, Measure, Runtime, RuntimeError},
     templates::{NewTemplate, TemplateAbout, TemplateInfo},
 };
 use jiff::Timestamp;
@@ -320,10 +320,25 @@ impl Runtime for FakeRuntime {
         Ok(paths)
     }
 
-    async fn compare(&self, first: (&TreeRef, &Scope), second: (&TreeRef, &Scope)) -> Result<TreeDiff, RuntimeError> {
+    async fn compare(&self, first: &Captured, second: &Captured) -> Result<TreeDiff, RuntimeError> {
         let state = self.state();
-        let (one, two) = (state.tree(first.0)?, state.tree(second.0)?);
-        Ok(differences(&one.captured(first.1), &two.captured(second.1)))
+        let (one, two) = (state.tree(&first.tree)?, state.tree(&second.tree)?);
+        Ok(differences(&one.captured(&first.scope), &two.captured(&second.scope)))
+    }
+
+    async fn read_files(
+        &self,
+        of: &Captured,
+        paths: Vec<Vec<u8>>,
+        limit: u64,
+    ) -> Result<Vec<Option<FoundFile>>, RuntimeError> {
+        let tree = self.state().tree(&of.tree)?;
+        let read = |path: Vec<u8>| {
+            let content = tree.0.get(&String::from_utf8(path).ok()?)?.content.as_ref()?;
+            let size = content.len() as u64;
+            Some(FoundFile { size, content: (size <= limit).then(|| content.to_vec()) })
+        };
+        Ok(paths.into_iter().map(read).collect())
     }
 
     fn guest(&self, sandbox: SandboxId) -> Result<Arc<dyn Guest>, RuntimeError> {

@@ -80,5 +80,6 @@ pub(crate) fn differences(first: &BTreeMap<&str, &Bytes>, second: &BTreeMap<&str
             .filter(|(path, content)| first.get(*path).is_some_and(|old| old != *content))
             .map(|(path, _)| bytes(&path))
             .collect(),
+        ..TreeDiff::default()
     }
 }

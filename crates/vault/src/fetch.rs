@@ -30,19 +30,29 @@ pub(crate) struct Fetcher<'v> {
     pub(crate) vault: &'v Inner,
     pub(crate) org: &'v Org,
     pub(crate) progress: Option<&'v Progress>,
-    recent: Mutex<Recent>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// Opened stretches, newest first, and how many bytes they have.
 #[derive(Debug, Default)]
-struct Recent {
+pub(crate) struct Recent {
     bytes: usize,
     stretches: VecDeque<(Key, Arc<Vec<u8>>)>,
 }
 
 impl<'v> Fetcher<'v> {
     pub(crate) fn new(vault: &'v Inner, org: &'v Org, progress: Option<&'v Progress>) -> Self {
-        Self { vault, org, progress, recent: Mutex::default() }
+        Self::sharing(vault, org, progress, Arc::default())
+    }
+
+    /// The same with what others that share `recent` have opened lately.
+    pub(crate) fn sharing(
+        vault: &'v Inner,
+        org: &'v Org,
+        progress: Option<&'v Progress>,
+        recent: Arc<Mutex<Recent>>,
+    ) -> Self {
+        Self { vault, org, progress, recent }
     }
 
     /// Where a chunk lies; learns of new packs if it is unknown.

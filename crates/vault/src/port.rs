@@ -5,14 +5,20 @@ use async_trait::async_trait;
 use forkpoint_domain::{
     checkpoint::Checkpoint,
     ids::{CheckpointId, OrgId},
+    stored::StoredLayer,
 };
+use forkpoint_engine::ports::vault as port;
 use forkpoint_engine::ports::{
     sealer::Sealed,
     vault::{Stored, Vault as VaultPort, VaultFailure},
 };
 use jiff::SignedDuration;
 use serde_json::json;
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
 
 /// A capture has ended when its row is written: what it captured is at most this much older.
 const CAPTURE: SignedDuration = SignedDuration::from_secs(60);
@@ -43,6 +49,7 @@ impl VaultPort for Vault {
                 "file_count": checkpoint.file_count,
                 "size_bytes": checkpoint.size_bytes,
                 "expires_at": checkpoint.expires_at,
+                "pinned": checkpoint.pinned,
             }),
             env: env.map(|sealed| sealed.0),
             created_at: checkpoint.created_at,
@@ -56,6 +63,7 @@ impl VaultPort for Vault {
             progress: Arc::new(Progress::default()),
         };
         let vault = self.clone();
+        let _shown = self.0.running.show(checkpoint.id, port::Step::Storing, &job.progress);
         let done = blocking(move || vault.persist(&job)).await?;
         Ok(Stored { checksum: done.root.to_string(), bytes_sent: done.bytes_sent })
     }
@@ -63,13 +71,47 @@ impl VaultPort for Vault {
     async fn verify(&self, org: OrgId, checkpoint: CheckpointId) -> Result<(), VaultFailure> {
         let vault = self.clone();
         let name = SnapshotRef { org, checkpoint };
-        blocking(move || vault.verify(name, None, &Progress::default())).await.map(drop)
+        let progress = Arc::new(Progress::default());
+        let _shown = self.0.running.show(checkpoint, port::Step::Verifying, &progress);
+        blocking(move || vault.verify(name, None, &progress)).await.map(drop)
     }
 
     async fn materialize(&self, org: OrgId, checkpoint: CheckpointId, into: &Path) -> Result<(), VaultFailure> {
         let (vault, into) = (self.clone(), into.to_owned());
         let name = SnapshotRef { org, checkpoint };
-        blocking(move || vault.materialize(name, &into, &Progress::default())).await.map(drop)
+        let progress = Arc::new(Progress::default());
+        let _shown = self.0.running.show(checkpoint, port::Step::Restoring, &progress);
+        blocking(move || vault.materialize(name, &into, &progress)).await.map(drop)
+    }
+
+    async fn browse(&self, org: OrgId, checkpoint: CheckpointId) -> Result<Arc<dyn StoredLayer>, VaultFailure> {
+        let vault = self.clone();
+        let browser = blocking(move || vault.browse(SnapshotRef { org, checkpoint })).await?;
+        Ok(Arc::new(browser))
+    }
+
+    fn progress(&self, checkpoint: CheckpointId) -> Option<port::Progress> {
+        self.0.running.of(checkpoint)
+    }
+
+    async fn stored(&self) -> Result<Vec<(OrgId, CheckpointId)>, VaultFailure> {
+        let vault = self.clone();
+        blocking(move || {
+            let mut all = Vec::new();
+            for org in vault.list_orgs()? {
+                all.extend(vault.list(org)?.into_iter().map(|name| (name.org, name.checkpoint)));
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn usage(&self, org: OrgId) -> Result<Vec<(CheckpointId, port::Usage)>, VaultFailure> {
+        let vault = self.clone();
+        let usage = blocking(move || vault.usage(org)).await?;
+        let told =
+            |usage: crate::Usage| port::Usage { unique_bytes: usage.unique_bytes, total_bytes: usage.total_bytes };
+        Ok(usage.into_iter().map(|(name, usage)| (name.checkpoint, told(usage))).collect())
     }
 
     async fn delete(&self, org: OrgId, checkpoint: CheckpointId) -> Result<(), VaultFailure> {
@@ -82,6 +124,52 @@ impl VaultPort for Vault {
         let done = blocking(move || vault.collect(&CollectOptions::default())).await?;
         tracing::info!(?done, "collected the vault");
         Ok(())
+    }
+}
+
+type Shown = HashMap<CheckpointId, (port::Step, Arc<Progress>)>;
+
+/// What is going on, for those who ask how far it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<Shown>>);
+
+impl Running {
+    fn all(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows a piece of work until the guard is dropped.
+    fn show(&self, checkpoint: CheckpointId, step: port::Step, progress: &Arc<Progress>) -> ShownWork {
+        self.all().insert(checkpoint, (step, progress.clone()));
+        ShownWork { running: self.clone(), checkpoint, progress: progress.clone() }
+    }
+
+    fn of(&self, checkpoint: CheckpointId) -> Option<port::Progress> {
+        let (step, progress) = self.all().get(&checkpoint).cloned()?;
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Some(port::Progress {
+            step,
+            files_total: read(&progress.files_total),
+            files_done: read(&progress.files_done),
+            bytes_total: read(&progress.bytes_total),
+            bytes_done: read(&progress.bytes_done),
+        })
+    }
+}
+
+struct ShownWork {
+    running: Running,
+    checkpoint: CheckpointId,
+    progress: Arc<Progress>,
+}
+
+impl Drop for ShownWork {
+    fn drop(&mut self) {
+        let mut all = self.running.all();
+        // Another piece of work on the same checkpoint may have taken its place.
+        if all.get(&self.checkpoint).is_some_and(|(_, shown)| Arc::ptr_eq(shown, &self.progress)) {
+            all.remove(&self.checkpoint);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     format::{self, VaultId},
     object_keys::{self, ObjectKey, SnapshotRef},
     org::{self, Org},
+    port::Running,
     record::{self, MAX_RECORD, Stored},
     store::{self, Retrying, Store, StoreError},
     tree::NodeRef,
@@ -68,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) pack_bytes: usize,
     pub(crate) threads: usize,
     orgs: Mutex<HashMap<OrgId, Arc<Org>>>,
+    /// What the engine has going on, and how far it is.
+    pub(crate) running: Running,
     /// One collection or repair at a time in this process.
     pub(crate) upkeep: Mutex<()>,
 }
@@ -93,6 +96,7 @@ impl Vault {
             pack_bytes: options.pack_bytes.clamp(4 << 10, 64 << 20),
             threads: options.threads.max(1),
             orgs: Mutex::default(),
+            running: Running::default(),
             upkeep: Mutex::default(),
         })))
     }

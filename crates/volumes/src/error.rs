@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use forkpoint_domain::stored::StoredFailure;
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -55,6 +56,10 @@ pub enum Error {
     #[error("{}: extended attributes cannot be read: {reason}", path.display())]
     BadXattr { path: PathBuf, reason: &'static str },
 
+    /// A layer that is not on this machine cannot be read where it is kept.
+    #[error("a stored layer cannot be read: {reason}")]
+    Stored { reason: String },
+
     /// The chosen way to keep layers does not work here.
     #[error("layer driver {driver}: {reason}")]
     DriverUnavailable { driver: DriverKind, reason: String },
@@ -94,6 +99,12 @@ impl Error {
                 | Self::TooManyEntries { .. }
                 | Self::BadRedirect { .. }
         )
+    }
+}
+
+impl From<StoredFailure> for Error {
+    fn from(StoredFailure(reason): StoredFailure) -> Self {
+        Self::Stored { reason }
     }
 }
 

@@ -4,11 +4,14 @@ pub(crate) mod dir;
 pub(crate) mod inodes;
 pub(crate) mod names;
 pub(crate) mod place;
+pub(crate) mod stored;
 pub(crate) mod walk;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use dir::{FileKind, Metadata, Timestamp};
+use forkpoint_domain::stored::StoredLayer;
 
 /// The longest path that a walk follows, in bytes: the kernel's `PATH_MAX`. Nothing inside a
 /// sandbox can name a deeper file from the root.
@@ -30,6 +33,43 @@ pub struct Tree {
     pub template: PathBuf,
     /// The layer's directory on the host, the one that holds `upper`; none for the bare template.
     pub layer: Option<PathBuf>,
+}
+
+/// A tree whose layer is on this machine, or kept elsewhere.
+#[derive(Debug, Clone)]
+pub enum Source<'a> {
+    /// All of it is here.
+    Here(&'a Tree),
+    /// Only the template is here.
+    Stored {
+        /// The template's root directory on the host.
+        template: &'a Path,
+        /// What is laid over it.
+        layer: Arc<dyn StoredLayer>,
+    },
+}
+
+impl<'a> From<&'a Tree> for Source<'a> {
+    fn from(tree: &'a Tree) -> Self {
+        Self::Here(tree)
+    }
+}
+
+impl Source<'_> {
+    /// The layer's directory, if it is here.
+    pub(crate) fn layer(&self) -> Option<&Path> {
+        match self {
+            Self::Here(tree) => tree.layer.as_deref(),
+            Self::Stored { .. } => None,
+        }
+    }
+
+    pub(crate) fn stored(&self) -> Option<&Arc<dyn StoredLayer>> {
+        match self {
+            Self::Here(_) => None,
+            Self::Stored { layer, .. } => Some(layer),
+        }
+    }
 }
 
 /// Which files of a tree an operation is about.

@@ -179,7 +179,7 @@ impl Platform {
     }
 }
 
-fn mint(
+pub(crate) fn mint(
     org_id: OrgId,
     name: String,
     scopes: Vec<String>,

@@ -9,11 +9,10 @@ use crate::{
 };
 use forkpoint_domain::{
     checkpoint::{
-        Checkpoint, CheckpointKind, CheckpointStatus, Durability, check_description, check_metadata, check_name,
-        retention_end,
+        Checkpoint, CheckpointKind, CheckpointStatus, Durability, Retention, check_description, check_metadata,
+        check_name,
     },
-    diff::CheckpointDiff,
-    env::{self, Environment},
+    env::Environment,
     event::EventKind,
     ids::{CheckpointId, LayerId, SandboxId},
     organization::KeyScope,
@@ -36,6 +35,8 @@ pub struct CreateCheckpoint {
     pub include_env: bool,
     /// The caller's own JSON object.
     pub metadata: Map<String, Value>,
+    /// How long it is kept.
+    pub retention: Retention,
 }
 
 impl Platform {
@@ -51,6 +52,7 @@ impl Platform {
         check_name(&request.name)?;
         request.description.as_deref().map_or(Ok(()), check_description)?;
         check_metadata(&request.metadata)?;
+        request.retention.check()?;
         Scope::parse(request.scope.clone())?;
         self.own_sandbox(caller, sandbox_id).await?;
         let (platform, caller) = (self.clone(), caller.clone());
@@ -105,6 +107,7 @@ impl Platform {
                 inner.runtime.measure(&tree, &Scope::parse(spec.clone())?, inner.settings.capture_limits).await?;
             pass(Point::CheckpointMeasured);
             let created_at = inner.clock.now();
+            let (expires_at, pinned) = request.retention.of_new(created_at, inner.settings.checkpoint_retention_days);
             let checkpoint = Checkpoint {
                 id,
                 org_id: sandbox.org_id,
@@ -131,7 +134,8 @@ impl Platform {
                 pause_ms: capture.pause_ms,
                 copy_duration_ms: capture.copy_duration_ms,
                 created_at,
-                expires_at: retention_end(created_at, inner.settings.checkpoint_retention_days),
+                expires_at,
+                pinned,
             };
             sandbox.based_on = Some(id);
             let data = json!({ "checkpointId": id, "name": checkpoint.name });
@@ -165,20 +169,33 @@ impl Platform {
     }
 
     /// Makes another checkpoint that shares the data of this one and lives on its own.
-    pub async fn clone_checkpoint(&self, caller: &Caller, id: CheckpointId, name: String) -> Result<Checkpoint> {
+    pub async fn clone_checkpoint(
+        &self,
+        caller: &Caller,
+        id: CheckpointId,
+        name: String,
+        retention: Retention,
+    ) -> Result<Checkpoint> {
         caller.require(KeyScope::Write)?;
         check_name(&name)?;
+        retention.check()?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let (origin, _claim) = platform.claimed_checkpoint(&caller, id).await?;
             require_ready(&origin)?;
+            if platform.has_vault() {
+                // The clone is stored from it.
+                platform.bring_layer_back(&origin).await?;
+            }
             let created_at = platform.inner.clock.now();
+            let (expires_at, pinned) = retention.of_new(created_at, platform.inner.settings.checkpoint_retention_days);
             let clone = Checkpoint {
                 id: CheckpointId::from_uuid(new_uuid()),
                 cloned_from: Some(origin.id),
                 name,
                 created_at,
-                expires_at: retention_end(created_at, platform.inner.settings.checkpoint_retention_days),
+                expires_at,
+                pinned,
                 // It is stored under a name of its own; nearly nothing of it has to be sent again.
                 durability: Durability::Captured,
                 durability_reason: None,
@@ -201,35 +218,26 @@ impl Platform {
         .await
     }
 
-    /// How the second checkpoint differs from the first.
-    pub async fn compare_checkpoints(
+    /// Changes how long a checkpoint is kept.
+    pub async fn retain_checkpoint(
         &self,
         caller: &Caller,
-        first: CheckpointId,
-        second: CheckpointId,
-    ) -> Result<(Checkpoint, Checkpoint, CheckpointDiff)> {
-        caller.require(KeyScope::Read)?;
-        let (first, _claim_first) = self.claimed_checkpoint(caller, first).await?;
-        let (second, _claim_second) = self.claimed_checkpoint(caller, second).await?;
-        require_ready(&first)?;
-        require_ready(&second)?;
-        let files = if first.layer == second.layer && first.scope == second.scope {
-            Default::default()
-        } else {
-            self.bring_layer_back(&first).await?;
-            self.bring_layer_back(&second).await?;
-            let tree = |one: &Checkpoint| TreeRef { template: one.template.clone(), layer: Some(one.layer) };
-            let scopes = (Scope::parse(first.scope.clone())?, Scope::parse(second.scope.clone())?);
-            self.inner.runtime.compare((&tree(&first), &scopes.0), (&tree(&second), &scopes.1)).await?
-        };
-        let env_first = self.checkpoint_environment(&first).await?.unwrap_or_default();
-        let env_second = self.checkpoint_environment(&second).await?.unwrap_or_default();
-        let diff = CheckpointDiff {
-            files,
-            env: env::diff(&env_first, &env_second),
-            size_change_bytes: second.size_bytes as i64 - first.size_bytes as i64,
-        };
-        Ok((first, second, diff))
+        id: CheckpointId,
+        retention: Retention,
+    ) -> Result<Checkpoint> {
+        caller.require(KeyScope::Write)?;
+        retention.check()?;
+        let (platform, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            let checkpoint = platform.own_checkpoint(&caller, id).await?;
+            let (now, days) = (platform.inner.clock.now(), platform.inner.settings.checkpoint_retention_days);
+            let (expires_at, pinned) = retention.changed(checkpoint.expires_at, checkpoint.pinned, now, days);
+            match platform.inner.records.commit(vec![Change::SetRetention { id, expires_at, pinned }]).await {
+                Err(RecordsError::Conflict(_)) => Err(Error::not_found("checkpoint", id)),
+                other => Ok(other.map(|()| Checkpoint { expires_at, pinned, ..checkpoint })?),
+            }
+        })
+        .await
     }
 
     /// Deletes a checkpoint. What was forked, restored or cloned from it stays.
@@ -243,12 +251,21 @@ impl Platform {
         .await
     }
 
+    /// Removes a checkpoint whose retention is over, unless it was prolonged or pinned meanwhile.
+    pub(crate) async fn remove_expired(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let change = Change::ExpireCheckpoint { id: checkpoint.id, at: self.inner.clock.now() };
+        self.remove_by(change, checkpoint, "retention").await
+    }
+
     pub(crate) async fn remove_checkpoint(&self, checkpoint: &Checkpoint, reason: &str) -> Result<()> {
+        let change = Change::DeleteCheckpoint { id: checkpoint.id, at: self.inner.clock.now() };
+        self.remove_by(change, checkpoint, reason).await
+    }
+
+    async fn remove_by(&self, change: Change, checkpoint: &Checkpoint, reason: &str) -> Result<()> {
         let data = json!({ "checkpointId": checkpoint.id, "reason": reason });
-        let changes = vec![
-            Change::DeleteCheckpoint { id: checkpoint.id, at: self.inner.clock.now() },
-            Change::InsertEvent(self.checkpoint_event(checkpoint, EventKind::CheckpointDeleted, data)),
-        ];
+        let changes =
+            vec![change, Change::InsertEvent(self.checkpoint_event(checkpoint, EventKind::CheckpointDeleted, data))];
         match self.inner.records.commit(changes).await {
             Err(RecordsError::Conflict(_)) => return Err(Error::not_found("checkpoint", checkpoint.id)),
             other => other?,
@@ -264,6 +281,7 @@ impl Platform {
         let found = self.own_checkpoint(caller, id).await?;
         let template = self.inner.template_claims.claim_by_row(&found.template);
         let claim = self.inner.claims.claim(found.layer).with_template(template);
+        self.inner.hot.settled().await;
         // Read again: it may have been deleted before the claim.
         Ok((self.own_checkpoint(caller, id).await?, claim))
     }

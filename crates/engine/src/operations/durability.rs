@@ -4,7 +4,10 @@ use super::require_ready;
 use crate::{
     Caller, Error, Platform, Result,
     platform::new_uuid,
-    ports::{records::CheckpointFilter, vault::VaultFailure},
+    ports::{
+        records::{Change, CheckpointFilter},
+        vault::VaultFailure,
+    },
 };
 use forkpoint_domain::{
     checkpoint::{Checkpoint, Durability},
@@ -12,7 +15,7 @@ use forkpoint_domain::{
     organization::KeyScope,
     restore::{LayerPlan, plan_create},
 };
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 /// The longest that a request waits for a checkpoint to become durable.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -59,47 +62,102 @@ impl Platform {
         }
     }
 
+    /// Stores a checkpoint again that could not be stored. Its layer is still here: what failed keeps it.
+    pub async fn retry_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<Checkpoint> {
+        caller.require(KeyScope::Write)?;
+        if !self.has_vault() {
+            return Err(Error::conflict("durability_unavailable", "this server has no vault"));
+        }
+        let (checkpoint, claim) = self.claimed_checkpoint(caller, id).await?;
+        require_ready(&checkpoint)?;
+        if checkpoint.durability != Durability::Failed {
+            return Err(Error::conflict(
+                "checkpoint_not_failed",
+                format!(
+                    "checkpoint {id} is {}; only one whose durability is failed is stored again",
+                    checkpoint.durability
+                ),
+            ));
+        }
+        if !self.layer_is_here(checkpoint.layer).await? {
+            return Err(Error::conflict(
+                "layer_removed",
+                format!("the layer of checkpoint {id} is not on this machine; there is nothing to store it from"),
+            ));
+        }
+        let platform = self.clone();
+        self.to_the_end(async move {
+            let _claim = claim;
+            let again = Checkpoint { durability: Durability::Captured, durability_reason: None, ..checkpoint };
+            let change = Change::SetDurability { checkpoint: Box::new(again.clone()), from: Durability::Failed };
+            platform.inner.records.commit(vec![change]).await?;
+            platform.inner.durability.begin_anew(id);
+            Ok(again)
+        })
+        .await
+    }
+
     /// Removes the layer of a verified checkpoint from this machine; it comes back from the vault when needed.
     pub async fn evict_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<Checkpoint> {
         caller.require(KeyScope::Write)?;
         let checkpoint = self.own_checkpoint(caller, id).await?;
         require_ready(&checkpoint)?;
-        let sharing = CheckpointFilter { org: Some(caller.org_id), ..CheckpointFilter::default() };
+        let sharing = CheckpointFilter { layer: Some(checkpoint.layer), ..CheckpointFilter::default() };
         let all = self.inner.records.checkpoints(sharing).await?;
-        if let Some(one) =
-            all.iter().find(|one| one.layer == checkpoint.layer && one.durability != Durability::Verified)
-        {
+        if let Some(one) = all.iter().find(|one| one.durability != Durability::Verified) {
             return Err(Error::conflict(
                 "checkpoint_not_verified",
                 format!("checkpoint {} shares this layer and is {}, not verified", one.id, one.durability),
             ));
         }
-        let (platform, evicted) = (self.clone(), checkpoint.clone());
-        self.to_the_end(async move {
-            let _alone = platform.inner.durability.alone().await;
-            if platform.inner.claims.is_claimed(evicted.layer) {
-                return Err(Error::conflict(
-                    "operation_in_progress",
-                    "the checkpoint is being restored or forked; try again",
-                ));
-            }
-            Ok(platform.inner.runtime.drop_layer(evicted.layer).await?)
-        })
-        .await?;
+        let (platform, layer) = (self.clone(), checkpoint.layer);
+        let gone = self.to_the_end(async move { platform.evict_layer(layer).await }).await?;
+        if !gone {
+            return Err(Error::conflict(
+                "operation_in_progress",
+                "the checkpoint is being restored, forked or stored; try again",
+            ));
+        }
         Ok(checkpoint)
+    }
+
+    /// Removes a layer that the vault can bring back; `false`: something needs it, or not all of it is verified.
+    pub(crate) async fn evict_layer(&self, layer: LayerId) -> Result<bool> {
+        let _settling = self.inner.hot.settling().await;
+        if self.inner.claims.is_claimed(layer) {
+            return Ok(false);
+        }
+        let sharing = CheckpointFilter { layer: Some(layer), ..CheckpointFilter::default() };
+        let rows = self.inner.records.checkpoints(sharing).await?;
+        if rows.is_empty() || rows.iter().any(|row| row.durability != Durability::Verified) {
+            return Ok(false);
+        }
+        self.inner.runtime.drop_layer(layer).await?;
+        self.inner.durability.figures.evicted.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Whether a checkpoint's layer is on this machine. The caller holds a claim on it, so it stays.
+    pub(crate) async fn layer_is_here(&self, layer: LayerId) -> Result<bool> {
+        self.inner.hot.settled().await;
+        if self.has_vault() {
+            self.inner.hot.note_use(layer, self.inner.clock.now());
+        }
+        Ok(self.inner.runtime.has_layer(layer).await?)
     }
 
     /// Makes sure that a checkpoint's layer is on this machine. The caller holds a claim on it.
     pub(crate) async fn bring_layer_back(&self, checkpoint: &Checkpoint) -> Result<()> {
         let inner = &self.inner;
-        if inner.runtime.has_layer(checkpoint.layer).await? {
+        if self.layer_is_here(checkpoint.layer).await? {
             return Ok(());
         }
         let _alone = inner.durability.alone().await;
         if inner.runtime.has_layer(checkpoint.layer).await? {
             return Ok(());
         }
-        let Some(vault) = inner.vault.clone().filter(|_| checkpoint.durability == Durability::Verified) else {
+        let is_stored = matches!(checkpoint.durability, Durability::Durable | Durability::Verified);
+        let Some(vault) = inner.vault.clone().filter(|_| is_stored) else {
             return Err(Error::Unavailable(format!(
                 "the layer of checkpoint {} is not on this machine and not in a vault; nothing was changed",
                 checkpoint.id
@@ -123,6 +181,8 @@ impl Platform {
         }
         if brought.is_ok() {
             tracing::info!(checkpoint.id = %checkpoint.id, "brought a layer back from the vault");
+            inner.durability.figures.brought_back.fetch_add(1, Ordering::Relaxed);
+            inner.hot.changed.notify_one();
         }
         brought
     }
@@ -131,10 +191,12 @@ impl Platform {
     pub(crate) fn behind_forget_stored(&self, checkpoint: &Checkpoint) {
         let Some(vault) = self.inner.vault.clone() else { return };
         let (org, id) = (checkpoint.org_id, checkpoint.id);
+        let platform = self.clone();
         self.behind(async move {
             if let Err(error) = vault.delete(org, id).await {
                 tracing::warn!(checkpoint.id = %id, %error, "could not remove a deleted checkpoint from the vault");
             }
+            platform.inner.durability.usage_changed(org);
         });
     }
 }
@@ -143,7 +205,7 @@ fn no_directories() -> Error {
     Error::conflict("durability_unavailable", "this runtime's layers cannot be read from a vault")
 }
 
-fn unreadable(checkpoint: &Checkpoint, failure: &VaultFailure) -> Error {
+pub(crate) fn unreadable(checkpoint: &Checkpoint, failure: &VaultFailure) -> Error {
     tracing::error!(checkpoint.id = %checkpoint.id, %failure, "a stored checkpoint cannot be read");
     Error::Unavailable(format!(
         "checkpoint {} cannot be read from the vault ({failure}); nothing was changed",

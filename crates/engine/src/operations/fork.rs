@@ -6,6 +6,7 @@ use crate::{
     failpoint::{Point, pass},
 };
 use forkpoint_domain::{
+    checkpoint::Retention,
     ids::{CheckpointId, SandboxId},
     organization::KeyScope,
     sandbox::{MAX_TIMEOUT_SECONDS, Sandbox},
@@ -62,6 +63,7 @@ impl Platform {
             scope: ScopeSpec::default(),
             include_env: fork.include_env,
             metadata: Map::new(),
+            retention: Retention::default(),
         };
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {

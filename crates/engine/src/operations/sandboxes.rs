@@ -80,6 +80,7 @@ impl Platform {
                 state: SandboxState::Running,
                 stop_reason: None,
                 stopped_at: None,
+                ready_at: Some(now),
                 expires_at,
                 address: Some(instance.address),
                 ..sandbox
@@ -111,7 +112,12 @@ impl Platform {
             let _guard = platform.lock(id).await?;
             let mut sandbox = platform.own_sandbox(&caller, id).await?;
             super::require_running(&sandbox)?;
-            sandbox.expires_at = extended_expiry(platform.inner.clock.now(), sandbox.expires_at, additional_seconds)?;
+            sandbox.expires_at = extended_expiry(
+                sandbox.began_at(),
+                platform.inner.clock.now(),
+                sandbox.expires_at,
+                additional_seconds,
+            )?;
             let change = Change::UpdateSandbox { sandbox: Box::new(sandbox.clone()), from: SandboxState::Running };
             platform.inner.records.commit(vec![change]).await?;
             Ok(sandbox)

@@ -3,7 +3,7 @@
 use super::sealer::Sealed;
 use async_trait::async_trait;
 use forkpoint_domain::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Durability},
     event::Event,
     ids::{ApiKeyId, CheckpointId, LayerId, OrgId, SandboxId},
     organization::{ApiKey, Organization, User},
@@ -45,6 +45,9 @@ pub trait Records: Send + Sync + fmt::Debug + 'static {
     /// Checkpoints that were not deleted.
     async fn checkpoints(&self, filter: CheckpointFilter) -> Result<Vec<Checkpoint>, RecordsError>;
 
+    /// Checkpoints that were deleted and are still remembered.
+    async fn deleted_checkpoints(&self) -> Result<Vec<(OrgId, CheckpointId)>, RecordsError>;
+
     /// Every layer that a sandbox or checkpoint row names.
     async fn layers_in_use(&self) -> Result<Vec<LayerId>, RecordsError>;
 
@@ -83,6 +86,13 @@ pub enum Change {
     InsertCheckpoint { checkpoint: Box<Checkpoint>, env: Option<Sealed> },
     /// Replaces a checkpoint's row; `Conflict` if it is gone.
     UpdateCheckpoint { checkpoint: Box<Checkpoint> },
+    /// Records how far a checkpoint is: durability, reason, checksum and times, nothing else of it. `Conflict` if it
+    /// is gone or not at `from` any more.
+    SetDurability { checkpoint: Box<Checkpoint>, from: Durability },
+    /// Sets how long a checkpoint is kept; `Conflict` if it is gone.
+    SetRetention { id: CheckpointId, expires_at: Option<Timestamp>, pinned: bool },
+    /// Deletes a checkpoint whose retention is over at `at`; `Conflict` if it is gone, pinned or kept for longer.
+    ExpireCheckpoint { id: CheckpointId, at: Timestamp },
     /// Deletes a checkpoint: it leaves every answer; a tombstone stays. `Conflict` if it is gone.
     DeleteCheckpoint { id: CheckpointId, at: Timestamp },
     /// Adds to the event log.
@@ -123,12 +133,16 @@ pub struct CheckpointFilter {
     pub name_exact: Option<String>,
     /// Oldest first instead of newest first.
     pub oldest_first: bool,
-    /// Whose retention ended at or before this.
+    /// Whose retention ended at or before this; pinned ones never.
     pub expired_at: Option<Timestamp>,
     /// Still in status `processing`.
     pub processing_only: bool,
     /// Ready, and durability `captured` or `durable`: on their way into the vault.
     pub on_the_way: bool,
+    /// Held by this layer.
+    pub layer: Option<LayerId>,
+    /// As far as this on their way into the vault.
+    pub durability: Option<Durability>,
     /// At most this many; `None`: all.
     pub limit: Option<u32>,
 }

@@ -13,6 +13,7 @@ use forkpoint_domain::{
     restore::{LayerPlan, TreeRef},
     sandbox::StopReason,
     scope::Scope,
+    stored::StoredLayer,
     template::{TemplateName, TemplateRef},
 };
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -94,7 +95,16 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     async fn absent(&self, tree: &TreeRef, paths: Vec<String>) -> Result<Vec<String>, RuntimeError>;
 
     /// Compares two captured sets.
-    async fn compare(&self, first: (&TreeRef, &Scope), second: (&TreeRef, &Scope)) -> Result<TreeDiff, RuntimeError>;
+    async fn compare(&self, first: &Captured, second: &Captured) -> Result<TreeDiff, RuntimeError>;
+
+    /// Reads the regular files at these absolute paths, in their order, as far as they have at most `limit` bytes;
+    /// `None` where there is no regular file.
+    async fn read_files(
+        &self,
+        of: &Captured,
+        paths: Vec<Vec<u8>>,
+        limit: u64,
+    ) -> Result<Vec<Option<FoundFile>>, RuntimeError>;
 
     /// Commands and files inside a running sandbox.
     fn guest(&self, sandbox: SandboxId) -> Result<Arc<dyn Guest>, RuntimeError>;
@@ -134,6 +144,26 @@ pub struct Room {
     pub memory_bytes: u64,
     /// Disk space that layers could take, the host's reserve left alone, in bytes.
     pub disk_bytes: u64,
+}
+
+/// A captured set, wherever its layer is.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// The tree it is of.
+    pub tree: TreeRef,
+    /// What of it was captured.
+    pub scope: Arc<Scope>,
+    /// What is read instead of a layer that is not on this machine.
+    pub stored: Option<Arc<dyn StoredLayer>>,
+}
+
+/// A regular file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFile {
+    /// How many bytes it has.
+    pub size: u64,
+    /// These; `None`: more than asked for.
+    pub content: Option<Vec<u8>>,
 }
 
 /// What a capture cost.
@@ -187,6 +217,12 @@ pub enum RuntimeError {
         /// The most bytes allowed.
         limit: u64,
     },
+    /// The tree itself is the cause, nothing is broken: says what is wrong with it, for its owner.
+    #[error("{0}")]
+    Unfit(String),
+    /// A stored layer cannot be read where it is kept.
+    #[error("{0}")]
+    Stored(String),
     /// The host has no room left on disk.
     #[error("no space left on the host: {0}")]
     NoSpace(String),

@@ -5,8 +5,9 @@ use async_trait::async_trait;
 use forkpoint_domain::{
     checkpoint::Checkpoint,
     ids::{CheckpointId, OrgId},
+    stored::StoredLayer,
 };
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 
 /// Keeps checkpoints so that they survive the loss of their layer.
 #[async_trait]
@@ -27,11 +28,69 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// Writes a stored tree into an empty directory, every chunk verified, durable when this returns.
     async fn materialize(&self, org: OrgId, checkpoint: CheckpointId, into: &Path) -> Result<(), VaultFailure>;
 
+    /// A stored tree, to be looked at without writing it anywhere.
+    async fn browse(&self, org: OrgId, checkpoint: CheckpointId) -> Result<Arc<dyn StoredLayer>, VaultFailure>;
+
+    /// How far what is being done with a checkpoint is; `None`: nothing is.
+    fn progress(&self, checkpoint: CheckpointId) -> Option<Progress>;
+
+    /// All stored checkpoints, whoever stored them.
+    async fn stored(&self) -> Result<Vec<(OrgId, CheckpointId)>, VaultFailure>;
+
+    /// What each stored checkpoint of an organisation takes.
+    async fn usage(&self, org: OrgId) -> Result<Vec<(CheckpointId, Usage)>, VaultFailure>;
+
     /// Removes a stored checkpoint; one that is not there is removed already. Its bytes go with a collection.
     async fn delete(&self, org: OrgId, checkpoint: CheckpointId) -> Result<(), VaultFailure>;
 
     /// Removes bytes that no stored checkpoint needs any more.
     async fn collect(&self) -> Result<(), VaultFailure>;
+}
+
+/// How far a long piece of work is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub step: Step,
+    /// Files, links and the like there are in all.
+    pub files_total: u64,
+    /// How many of them are done.
+    pub files_done: u64,
+    /// Bytes of content there are in all, as far as known.
+    pub bytes_total: u64,
+    /// How many of them are done.
+    pub bytes_done: u64,
+}
+
+/// What is done with a checkpoint that takes long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is written to the store.
+    Storing,
+    /// It is read back.
+    Verifying,
+    /// Its layer is brought back to this machine.
+    Restoring,
+}
+
+impl Step {
+    /// The step as clients see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Storing => "storing",
+            Self::Verifying => "verifying",
+            Self::Restoring => "restoring",
+        }
+    }
+}
+
+/// What one checkpoint takes in the store, in bytes as stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What no other checkpoint needs: what deleting it gives back.
+    pub unique_bytes: u64,
+    /// All it needs.
+    pub total_bytes: u64,
 }
 
 /// What storing a checkpoint gave.

@@ -7,24 +7,22 @@ use crate::{
     Platform, Result,
     platform::{claims::Claim, new_uuid},
     ports::{
-        records::{Change, CheckpointFilter},
+        records::{Change, CheckpointFilter, RecordsError},
         vault::{Vault, VaultFailure},
     },
 };
 use forkpoint_domain::{
     checkpoint::{Checkpoint, Durability},
-    ids::{CheckpointId, LayerId},
+    ids::LayerId,
     restore::{TreeRef, plan_fork},
     scope::Scope,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, futures::OwnedNotified};
 
 /// How long a checkpoint is left alone: many are deleted at once, and storing should not slow what follows a capture.
 const SETTLE: SignedDuration = SignedDuration::from_secs(2);
@@ -34,46 +32,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const ATTEMPTS: u32 = 5;
 const BATCH: u32 = 20;
 
-/// Who waits for what, and what was tried.
-#[derive(Debug, Default)]
-pub(crate) struct Durabilities {
-    tries: Mutex<HashMap<CheckpointId, Tries>>,
-    wanted: Notify,
-    changed: Arc<Notify>,
-    /// Layers come back from the vault, and go, one at a time.
-    alone: AsyncMutex<()>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Tries {
-    failed: u32,
-    not_before: Option<Timestamp>,
-    hurried: bool,
-}
-
-impl Durabilities {
-    /// Somebody waits for this checkpoint.
-    pub(crate) fn hurry(&self, id: CheckpointId) {
-        self.tries().entry(id).or_default().hurried = true;
-        self.wanted.notify_one();
-    }
-
-    /// Resolves at the next change of any checkpoint's durability after this call.
-    pub(crate) fn changed(&self) -> Pin<Box<OwnedNotified>> {
-        let mut changed = Box::pin(self.changed.clone().notified_owned());
-        changed.as_mut().enable();
-        changed
-    }
-
-    pub(crate) async fn alone(&self) -> MutexGuard<'_, ()> {
-        self.alone.lock().await
-    }
-
-    fn tries(&self) -> std::sync::MutexGuard<'_, HashMap<CheckpointId, Tries>> {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Platform {
     /// Stores and verifies checkpoints, one at a time, oldest first, for ever.
     pub(crate) async fn keep_persisting(&self) {
@@ -81,7 +39,7 @@ impl Platform {
         loop {
             let worked = self.persist_due(&vault).await;
             if !worked {
-                let _ = tokio::time::timeout(LOOK_EVERY, self.inner.durability.wanted.notified()).await;
+                let _ = tokio::time::timeout(LOOK_EVERY, self.inner.durability.wanted()).await;
             }
         }
     }
@@ -104,7 +62,7 @@ impl Platform {
         let now = self.inner.clock.now();
         let mut worked = false;
         for checkpoint in waiting {
-            let tries = self.inner.durability.tries().get(&checkpoint.id).copied().unwrap_or_default();
+            let tries = self.inner.durability.tries().get(&checkpoint.id).cloned().unwrap_or_default();
             let settled = tries.hurried || now.duration_since(checkpoint.created_at) >= SETTLE;
             if settled && tries.not_before.is_none_or(|time| time <= now) {
                 worked = true;
@@ -115,13 +73,14 @@ impl Platform {
     }
 
     async fn persist_one(&self, vault: &Arc<dyn Vault>, checkpoint: Checkpoint) {
-        let (id, was) = (checkpoint.id, checkpoint.durability);
+        let id = checkpoint.id;
         let _claim = self.inner.claims.claim(checkpoint.layer);
         // It may have been deleted since the query.
         let Ok(Some(checkpoint)) = self.inner.records.checkpoint(id).await else { return };
-        let outcome = match was {
+        let outcome = match checkpoint.durability {
             Durability::Captured => self.store(vault, &checkpoint).await,
-            _ => self.verify(vault, &checkpoint).await,
+            Durability::Durable => self.verify(vault, &checkpoint).await,
+            Durability::Verified | Durability::Failed => return,
         };
         let next = match outcome {
             Ok(next) => next,
@@ -130,15 +89,29 @@ impl Platform {
                 None => return,
             },
         };
-        if next.durability != Durability::Durable {
+        let durability = next.durability;
+        if durability != Durability::Durable {
             self.inner.durability.tries().remove(&id);
         }
-        if let Err(error) =
-            self.inner.records.commit(vec![Change::UpdateCheckpoint { checkpoint: Box::new(next) }]).await
-        {
-            tracing::warn!(checkpoint.id = %id, %error, "could not record how far a checkpoint is");
+        self.inner.durability.figures.note(durability);
+        let change = Change::SetDurability { checkpoint: Box::new(next), from: checkpoint.durability };
+        match self.inner.records.commit(vec![change]).await {
+            Ok(()) => {}
+            Err(RecordsError::Conflict(_)) => {
+                // It was deleted while it was being stored: what was stored after that is not to stay.
+                if let Ok(None) = self.inner.records.checkpoint(id).await {
+                    self.behind_forget_stored(&checkpoint);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(checkpoint.id = %id, %error, "could not record how far a checkpoint is");
+            }
         }
-        self.inner.durability.changed.notify_waiters();
+        self.inner.durability.usage_changed(checkpoint.org_id);
+        self.inner.durability.notify_changed();
+        if durability == Durability::Verified {
+            self.inner.hot.changed.notify_one();
+        }
     }
 
     /// The row of a checkpoint that has failed for good; `None` if it is tried again later.
@@ -147,6 +120,7 @@ impl Platform {
         let mut all = self.inner.durability.tries();
         let tries = all.entry(checkpoint.id).or_default();
         tries.failed += 1;
+        tries.last_error = Some(failure.reason.clone());
         if failure.may_pass && tries.failed < ATTEMPTS {
             let pause = SignedDuration::from_secs(1 << tries.failed.min(6));
             tries.not_before = Some(self.inner.clock.now() + pause);
@@ -158,6 +132,12 @@ impl Platform {
 
     async fn store(&self, vault: &Arc<dyn Vault>, checkpoint: &Checkpoint) -> Result<Checkpoint, VaultFailure> {
         let began = std::time::Instant::now();
+        // The claim is held: it stays here, if it is.
+        if !self.layer_is_here(checkpoint.layer).await.map_err(|error| passing(&error))? {
+            let lost = checkpoint.durability_reason.as_deref().map_or(String::new(), |why| format!(" ({why})"));
+            let reason = format!("its layer is not on this machine, and the vault does not have all of it{lost}");
+            return Err(VaultFailure { reason, may_pass: false });
+        }
         let env = self.inner.records.checkpoint_env(checkpoint.id).await.map_err(|error| passing(&error))?;
         let (layer, scoped) = self.layer_in_scope(checkpoint).await.map_err(|error| passing(&error))?;
         let stored = match self.inner.runtime.layer_tree(layer) {
@@ -170,6 +150,7 @@ impl Platform {
             tracing::warn!(layer.id = %layer, %error, "could not remove the layer that a scoped checkpoint was stored from");
         }
         let stored = stored?;
+        self.inner.durability.figures.bytes_sent.fetch_add(stored.bytes_sent, Ordering::Relaxed);
         tracing::info!(
             checkpoint.id = %checkpoint.id,
             bytes_sent = stored.bytes_sent,
@@ -178,6 +159,8 @@ impl Platform {
         );
         Ok(Checkpoint {
             durability: Durability::Durable,
+            durability_reason: None,
+            verified_at: None,
             checksum: stored.checksum,
             durable_at: Some(self.inner.clock.now()),
             ..checkpoint.clone()
@@ -207,9 +190,27 @@ impl Platform {
     /// Removes bytes that no stored checkpoint needs.
     pub(crate) async fn collect_vault(&self) {
         let Some(vault) = &self.inner.vault else { return };
+        if let Err(error) = self.forget_deleted(vault).await {
+            tracing::warn!(%error, "could not look for deleted checkpoints in the vault");
+        }
         if let Err(error) = vault.collect().await {
             tracing::warn!(%error, "could not collect the vault");
         }
+    }
+
+    /// Removes stored checkpoints that were deleted while the store, or this server, did not work. Only those that
+    /// were deleted here: others may belong to another server on the same store.
+    async fn forget_deleted(&self, vault: &Arc<dyn Vault>) -> Result<(), VaultFailure> {
+        let deleted = self.inner.records.deleted_checkpoints().await.map_err(|error| passing(&error))?;
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        let stored: HashSet<_> = vault.stored().await?.into_iter().collect();
+        for (org, id) in deleted.into_iter().filter(|name| stored.contains(name)) {
+            vault.delete(org, id).await?;
+            tracing::info!(checkpoint.id = %id, "removed a deleted checkpoint from the vault");
+        }
+        Ok(())
     }
 }
 

@@ -47,20 +47,32 @@ impl Platform {
         Ok(())
     }
 
-    /// Removes checkpoints and layers of stopped sandboxes whose retention is over, and old memory.
+    /// Removes checkpoints whose retention is over.
     pub(crate) async fn apply_retention(&self) {
         let now = self.inner.clock.now();
         let filter = CheckpointFilter { expired_at: Some(now), limit: Some(BATCH), ..CheckpointFilter::default() };
         match self.inner.records.checkpoints(filter).await {
             Ok(expired) => {
                 for checkpoint in expired {
-                    if let Err(error) = self.remove_checkpoint(&checkpoint, "retention").await {
-                        tracing::warn!(checkpoint.id = %checkpoint.id, %error, "could not remove an expired checkpoint");
+                    match self.remove_expired(&checkpoint).await {
+                        Ok(()) => {
+                            tracing::info!(checkpoint.id = %checkpoint.id, "removed a checkpoint after its retention")
+                        }
+                        // It was deleted, prolonged or pinned this moment.
+                        Err(Error::NotFound { .. }) => {}
+                        Err(error) => {
+                            tracing::warn!(checkpoint.id = %checkpoint.id, %error, "could not remove an expired checkpoint")
+                        }
                     }
                 }
             }
             Err(error) => tracing::warn!(%error, "could not look for expired checkpoints"),
         }
+    }
+
+    /// Removes layers of sandboxes that were stopped long ago, and old memory.
+    pub(crate) async fn forget_old(&self) {
+        let now = self.inner.clock.now();
         let days = self.inner.settings.stopped_retention_days;
         if days > 0 {
             self.remove_stopped_layers(now - SignedDuration::from_hours(24 * i64::from(days))).await;

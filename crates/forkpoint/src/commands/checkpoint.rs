@@ -3,7 +3,10 @@
 mod create;
 mod diff;
 
-use super::{Context, Failure, arguments::ObjectId};
+use super::{
+    Context, Failure,
+    arguments::{self, ObjectId},
+};
 use crate::{
     client::ClientError,
     output::{Cell, Output, clean, text},
@@ -48,6 +51,24 @@ pub(crate) enum Command {
         from: CheckpointId,
         /// The later one
         to: CheckpointId,
+        /// Show text files by line, as a unified diff
+        #[arg(long, short = 'c')]
+        content: bool,
+    },
+    /// Change how long a checkpoint is kept
+    Keep(KeepArgs),
+    /// Remove the layer of a verified checkpoint from the server's machine; it comes back when it is needed
+    Evict {
+        /// Which
+        id: CheckpointId,
+    },
+    /// Store a checkpoint again whose durability is failed
+    Retry {
+        /// Which
+        id: CheckpointId,
+        /// Answer only when every byte is in the vault and was read back
+        #[arg(long)]
+        wait_verified: bool,
     },
     /// Remove checkpoints; sandboxes made from them stay
     #[command(visible_alias = "delete")]
@@ -56,6 +77,22 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<CheckpointId>,
     },
+}
+
+/// How long to keep which.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeepArgs {
+    /// Which
+    id: CheckpointId,
+    /// Keep it this long from now, like 30d; 0: for ever
+    #[arg(long = "for", value_name = "TIME", value_parser = arguments::seconds)]
+    retention: Option<u64>,
+    /// Let retention leave it alone
+    #[arg(long, conflicts_with = "unpin")]
+    pin: bool,
+    /// Let retention remove it again when its time is over
+    #[arg(long)]
+    unpin: bool,
 }
 
 /// What to restore, where to, and what of it.
@@ -100,9 +137,32 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<u8, Failu
             let answer = client.create(&format!("/checkpoints/{id}/clone"), &json!({"name": name})).await?;
             output.value_or(&answer, || output.line(&clean(&text(&answer, "id"))))?;
         }
-        Command::Diff { from, to } => {
+        Command::Keep(KeepArgs { id, retention, pin, unpin }) => {
+            if retention.is_none() && !pin && !unpin {
+                return Err(Failure::Usage("say how: --for TIME, --pin or --unpin".to_owned()));
+            }
+            let mut body = json!({});
+            arguments::set(&mut body, "retention_seconds", retention);
+            arguments::set(&mut body, "pinned", (pin || unpin).then_some(pin));
+            let answer = client.patch(&format!("/checkpoints/{id}"), &body).await?;
+            let until = text(&answer, "expires_at");
+            let until = if until.is_empty() { "for ever".to_owned() } else { until };
+            output.value_or(&answer, || output.line(&clean(&until)))?;
+        }
+        Command::Evict { id } => {
+            let answer = client.post(&format!("/checkpoints/{id}/evict"), &json!({})).await?;
+            output.value_or(&answer, || output.line(&id.to_string()))?;
+        }
+        Command::Retry { id, wait_verified } => {
+            let mut body = json!({});
+            arguments::set(&mut body, "wait", wait_verified.then_some("verified"));
+            let answer = client.post(&format!("/checkpoints/{id}/retry"), &body).await?;
+            output.value_or(&answer, || output.line(&clean(&text(&answer, "durability"))))?;
+        }
+        Command::Diff { from, to, content } => {
             let body = json!({"checkpoint_id_1": from.to_string(), "checkpoint_id_2": to.to_string()});
-            let answer = client.post("/checkpoints/compare", &body).await?;
+            let path = if content { "/checkpoints/compare?content=true" } else { "/checkpoints/compare" };
+            let answer = client.post(path, &body).await?;
             output.value_or(&answer, || diff::lines(&answer).iter().try_for_each(|line| output.line(line)))?;
         }
         Command::Rm { ids } => return remove(ids, context).await,

@@ -8,7 +8,7 @@ use crate::{
     statement::{Select, Statement, Value},
 };
 use forkpoint_domain::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Durability},
     ids::{CheckpointId, LayerId, OrgId, SandboxId},
     scope::ScopeSpec,
 };
@@ -48,6 +48,7 @@ fn columns(checkpoint: Checkpoint) -> Result<Vec<Value>, RecordsError> {
         copy_duration_ms,
         created_at,
         expires_at,
+        pinned,
     } = checkpoint;
     let name_folded = fold::folded(&name);
     Ok(vec![
@@ -79,6 +80,7 @@ fn columns(checkpoint: Checkpoint) -> Result<Vec<Value>, RecordsError> {
         durability_reason.into(),
         durable_at.into(),
         verified_at.into(),
+        pinned.into(),
     ])
 }
 
@@ -92,6 +94,37 @@ pub(crate) fn insert(checkpoint: Checkpoint, env: Option<Sealed>) -> Result<Stat
 /// Replaces a checkpoint's row.
 pub(crate) fn update(checkpoint: Checkpoint) -> Result<Statement, RecordsError> {
     Ok(Statement::new(sql::UPDATE_CHECKPOINT, columns(checkpoint)?).unless_missing("the checkpoint is gone"))
+}
+
+/// Records how far a checkpoint is, if it still was at `from`.
+pub(crate) fn set_durability(checkpoint: Checkpoint, from: Durability) -> Statement {
+    let args = vec![
+        checkpoint.id.uuid().into(),
+        from.as_str().into(),
+        checkpoint.durability.as_str().into(),
+        checkpoint.durability_reason.into(),
+        checkpoint.checksum.into(),
+        checkpoint.durable_at.into(),
+        checkpoint.verified_at.into(),
+    ];
+    Statement::new(sql::SET_DURABILITY, args).unless_missing("the checkpoint is gone or was changed")
+}
+
+/// Sets how long a checkpoint is kept.
+pub(crate) fn set_retention(id: CheckpointId, expires_at: Option<Timestamp>, pinned: bool) -> Statement {
+    Statement::new(sql::SET_RETENTION, vec![id.uuid().into(), expires_at.into(), pinned.into()])
+        .unless_missing("the checkpoint is gone")
+}
+
+/// Makes a checkpoint a tombstone, if its retention is over at `at`.
+pub(crate) fn expire(id: CheckpointId, at: Timestamp) -> Statement {
+    Statement::new(sql::EXPIRE_CHECKPOINT, vec![id.uuid().into(), at.into()])
+        .unless_missing("the checkpoint is gone or kept for longer")
+}
+
+/// Whose and which the tombstones are.
+pub(crate) fn deleted() -> Statement {
+    Statement::new(sql::DELETED_CHECKPOINTS, Vec::new())
 }
 
 /// Makes a checkpoint a tombstone.
@@ -127,6 +160,8 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
         expired_at,
         processing_only,
         on_the_way,
+        layer,
+        durability,
         limit,
     } = filter;
     let mut query = Select::new(sql::CHECKPOINTS);
@@ -143,13 +178,19 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
         query.raw(" AND name = ").value(name.as_str());
     }
     if let Some(time) = expired_at {
-        query.raw(" AND expires_at <= ").value(*time);
+        query.raw(" AND NOT pinned AND expires_at <= ").value(*time);
     }
     if *processing_only {
         query.raw(" AND status = 'processing'");
     }
     if *on_the_way {
         query.raw(" AND durability IN ('captured', 'durable') AND status = 'ready'");
+    }
+    if let Some(layer) = layer {
+        query.raw(" AND layer = ").value(layer.uuid());
+    }
+    if let Some(durability) = durability {
+        query.raw(" AND durability = ").value(durability.as_str());
     }
     if let Some(needle) = name_contains {
         let needle = fold::folded(needle);
@@ -213,5 +254,6 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Checkpoint, RecordsError> {
         copy_duration_ms: row.real("copy_duration_ms")?,
         created_at: row.time("created_at")?,
         expires_at: row.time_or_null("expires_at")?,
+        pinned: row.bool("pinned")?,
     })
 }

@@ -3,7 +3,8 @@
 use super::{checkpoints, events, sandboxes};
 use crate::{db::Db, row::Row, statement::Statement, target::Target};
 use forkpoint_domain::{
-    ids::{OrgId, SandboxId},
+    checkpoint::Durability,
+    ids::{LayerId, OrgId, SandboxId},
     sandbox::SandboxState,
 };
 use forkpoint_engine::ports::records::{CheckpointFilter, SandboxFilter};
@@ -27,7 +28,7 @@ async fn every_combination_of_filters_is_a_query() {
     let directory = tempfile::tempdir().unwrap();
     let db = database(&directory).await;
     let (id, now) = (Uuid::nil(), Timestamp::UNIX_EPOCH);
-    for bits in 0..512_u32 {
+    for bits in 0..2048_u32 {
         let has = |bit: u32| bits & (1 << bit) != 0;
         let filter = CheckpointFilter {
             org: has(0).then(|| OrgId::from_uuid(id)),
@@ -38,6 +39,8 @@ async fn every_combination_of_filters_is_a_query() {
             expired_at: has(5).then_some(now),
             processing_only: has(6),
             on_the_way: has(8),
+            layer: has(9).then(|| LayerId::from_uuid(id)),
+            durability: has(10).then_some(Durability::Failed),
             limit: has(7).then_some(1),
         };
         db.fetch(checkpoints::list(&filter).unwrap()).await.unwrap();
@@ -90,6 +93,15 @@ async fn every_filter_is_answered_by_its_index() {
             checkpoints::list(&CheckpointFilter { expired_at: Some(now), ..any() }).unwrap(),
         ),
         ("checkpoints_processing", checkpoints::list(&CheckpointFilter { processing_only: true, ..any() }).unwrap()),
+        (
+            "checkpoints_by_layer (layer=?)",
+            checkpoints::list(&CheckpointFilter { layer: Some(LayerId::from_uuid(Uuid::nil())), ..any() }).unwrap(),
+        ),
+        (
+            "checkpoints_by_durability (durability=?)",
+            checkpoints::list(&CheckpointFilter { durability: Some(Durability::Failed), ..any() }).unwrap(),
+        ),
+        ("checkpoints_deleted", checkpoints::deleted()),
         ("checkpoints_by_layer", checkpoints::layers_in_use()),
         ("sandboxes_by_layer", checkpoints::layers_in_use()),
         ("checkpoints_deleted (deleted_at<?)", checkpoints::prune(now)),

@@ -4,7 +4,7 @@ use crate::support::samples::{
     at, bare_checkpoint, full_checkpoint, insert, insert_checkpoint, layer, new_org, running_sandbox, sealed,
 };
 use forkpoint_domain::{
-    checkpoint::{Checkpoint, CheckpointStatus},
+    checkpoint::{Checkpoint, CheckpointStatus, Durability},
     ids::CheckpointId,
 };
 use forkpoint_engine::ports::records::{Change, CheckpointFilter, Records, RecordsError};
@@ -50,6 +50,50 @@ pub(crate) async fn checkpoints_are_updated_and_deleted_once(records: &dyn Recor
     assert_eq!(records.checkpoint_env(old.id).await.unwrap(), None);
     assert_eq!(records.checkpoints(CheckpointFilter::default()).await.unwrap(), []);
     for change in [delete, update] {
+        assert!(matches!(records.commit(vec![change]).await, Err(RecordsError::Conflict(_))));
+    }
+}
+
+pub(crate) async fn durability_and_retention_are_set_by_themselves(records: &dyn Records) {
+    let org = new_org(records).await;
+    let one = Checkpoint { status: CheckpointStatus::Ready, ..bare_checkpoint(org, "one", at(0)) };
+    records.commit(vec![insert_checkpoint(&one)]).await.unwrap();
+    let stored = Checkpoint {
+        durability: Durability::Durable,
+        checksum: "b3:11".into(),
+        durable_at: Some(at(5)),
+        // Not part of it: another may have changed these meanwhile.
+        pinned: true,
+        name: "other".into(),
+        ..one.clone()
+    };
+    let set = |from| Change::SetDurability { checkpoint: Box::new(stored.clone()), from };
+    records.commit(vec![Change::SetRetention { id: one.id, expires_at: Some(at(10)), pinned: true }]).await.unwrap();
+    assert!(matches!(records.commit(vec![set(Durability::Failed)]).await, Err(RecordsError::Conflict(_))));
+    records.commit(vec![set(Durability::Captured)]).await.unwrap();
+    let expected = Checkpoint { expires_at: Some(at(10)), name: "one".into(), pinned: true, ..stored.clone() };
+    assert_eq!(records.checkpoint(one.id).await.unwrap(), Some(expected));
+    let expire = |seconds| Change::ExpireCheckpoint { id: one.id, at: at(seconds) };
+    let due = CheckpointFilter { expired_at: Some(at(20)), org: Some(org), ..CheckpointFilter::default() };
+    // Pinned, then not due yet, then due.
+    assert_eq!(names(records, due.clone()).await, Vec::<String>::new());
+    assert!(matches!(records.commit(vec![expire(20)]).await, Err(RecordsError::Conflict(_))));
+    records.commit(vec![Change::SetRetention { id: one.id, expires_at: Some(at(10)), pinned: false }]).await.unwrap();
+    assert!(matches!(records.commit(vec![expire(9)]).await, Err(RecordsError::Conflict(_))));
+    assert_eq!(names(records, due).await, ["one"]);
+    for (filter, found) in [
+        (CheckpointFilter { layer: Some(one.layer), ..CheckpointFilter::default() }, 1),
+        (CheckpointFilter { layer: Some(layer()), ..CheckpointFilter::default() }, 0),
+        (CheckpointFilter { durability: Some(Durability::Durable), org: Some(org), ..Default::default() }, 1),
+        (CheckpointFilter { durability: Some(Durability::Failed), org: Some(org), ..Default::default() }, 0),
+    ] {
+        assert_eq!(records.checkpoints(filter).await.unwrap().len(), found);
+    }
+    assert!(!records.deleted_checkpoints().await.unwrap().contains(&(org, one.id)));
+    records.commit(vec![expire(10)]).await.unwrap();
+    assert!(records.deleted_checkpoints().await.unwrap().contains(&(org, one.id)));
+    let retain = Change::SetRetention { id: one.id, expires_at: None, pinned: false };
+    for change in [expire(10), set(Durability::Durable), retain] {
         assert!(matches!(records.commit(vec![change]).await, Err(RecordsError::Conflict(_))));
     }
 }

@@ -156,6 +156,7 @@ pub(crate) fn bare_checkpoint(org_id: OrgId, name: &str, created_at: Timestamp) 
         copy_duration_ms: 0.0,
         created_at,
         expires_at: None,
+        pinned: false,
     }
 }
 
@@ -190,6 +191,7 @@ pub(crate) fn full_checkpoint(org_id: OrgId, name: &str, created_at: Timestamp) 
         pause_ms: 2.8125,
         copy_duration_ms: 0.1,
         expires_at: Some(at(90 * 24 * 3600)),
+        pinned: true,
         ..bare_checkpoint(org_id, name, created_at)
     }
 }

@@ -7,15 +7,16 @@ use forkpoint_domain::{
     ids::LayerId,
     restore::{LayerPlan, Region as DomainRegion, TreeRef},
     scope::Scope,
+    stored::StoredLayer,
     template::TemplateRef,
 };
 use forkpoint_engine::{
     failpoint::{Point, pass},
-    ports::runtime::{Measure, RuntimeError},
+    ports::runtime::{Captured, FoundFile, Measure, RuntimeError},
 };
-use forkpoint_volumes::{Basis, MeasureLimits, Outside, Region, Tree};
+use forkpoint_volumes::{Basis, MeasureLimits, Outside, Region, Source, Tree};
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 /// A scope as `volumes` asks about it.
 struct InScope<'a>(&'a Scope);
@@ -154,26 +155,53 @@ impl LocalRuntime {
         .await
     }
 
-    pub(super) async fn compare_trees(
-        &self,
-        first: (&TreeRef, &Scope),
-        second: (&TreeRef, &Scope),
-    ) -> Result<TreeDiff, RuntimeError> {
-        let (a, b) = (self.tree(first.0).await?, self.tree(second.0).await?);
-        let (scope_a, scope_b) = (first.1.clone(), second.1.clone());
+    pub(super) async fn compare_trees(&self, first: &Captured, second: &Captured) -> Result<TreeDiff, RuntimeError> {
+        let (a, b) = (self.seen(first).await?, self.seen(second).await?);
+        let (scope_a, scope_b) = (first.scope.clone(), second.scope.clone());
         blocking(move || {
-            let found = forkpoint_volumes::compare(
-                &a,
-                &InScope(&scope_a),
-                basis(&scope_a),
-                &b,
-                &InScope(&scope_b),
-                basis(&scope_b),
-            )
-            .map_err(failed("compare layers"))?;
-            Ok(TreeDiff { added: found.added, removed: found.removed, modified: found.modified })
+            let (basis_a, basis_b) = (basis(&scope_a), basis(&scope_b));
+            let in_a = InScope(&scope_a);
+            let in_b = InScope(&scope_b);
+            // One value for both tells that they are the same.
+            let in_b = if scope_a.spec() == scope_b.spec() { &in_a } else { &in_b };
+            forkpoint_volumes::compare(a.source(), &in_a, basis_a, b.source(), in_b, basis_b)
+                .map_err(failed("compare layers"))
         })
         .await
+    }
+
+    pub(super) async fn files_of(
+        &self,
+        of: &Captured,
+        paths: Vec<Vec<u8>>,
+        limit: u64,
+    ) -> Result<Vec<Option<FoundFile>>, RuntimeError> {
+        let seen = self.seen(of).await?;
+        blocking(move || {
+            let found = forkpoint_volumes::read_files(seen.source(), &paths, limit).map_err(failed("read files"))?;
+            let told = |file: forkpoint_volumes::Found| FoundFile { size: file.size, content: file.content };
+            Ok(found.into_iter().map(|file| file.map(told)).collect())
+        })
+        .await
+    }
+
+    /// Where a captured set is read.
+    async fn seen(&self, captured: &Captured) -> Result<Seen, RuntimeError> {
+        Ok(Seen { tree: self.tree(&captured.tree).await?, stored: captured.stored.clone() })
+    }
+}
+
+struct Seen {
+    tree: Tree,
+    stored: Option<Arc<dyn StoredLayer>>,
+}
+
+impl Seen {
+    fn source(&self) -> Source<'_> {
+        match &self.stored {
+            Some(layer) => Source::Stored { template: &self.tree.template, layer: layer.clone() },
+            None => Source::Here(&self.tree),
+        }
     }
 }
 
@@ -182,6 +210,8 @@ pub(super) fn failed(step: &'static str) -> impl FnOnce(forkpoint_volumes::Error
     move |error| match error {
         forkpoint_volumes::Error::TooManyFiles { limit } => RuntimeError::TooManyFiles { limit },
         forkpoint_volumes::Error::TooLarge { limit } => RuntimeError::TooLarge { limit },
+        forkpoint_volumes::Error::Stored { reason } => RuntimeError::Stored(reason),
+        error if error.is_about_content() => RuntimeError::Unfit(error.to_string()),
         error if error.is_out_of_space() => RuntimeError::NoSpace(format!("{step}: {error}")),
         forkpoint_volumes::Error::DriverUnavailable { .. } => RuntimeError::Unsupported(error.to_string()),
         error => super::failed(step)(error),

@@ -84,7 +84,11 @@ async fn metrics(State(app): State<App>) -> Response {
     if !app.options.metrics {
         return ApiError::new(Code::NotFound, "metrics are switched off on this server").into_response();
     }
-    match app.metrics.render(app.options.sandbox_counts.as_ref()).await {
+    let vault = app.platform.vault_figures().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the vault's figures could not be read");
+        None
+    });
+    match app.metrics.render(app.options.sandbox_counts.as_ref(), vault).await {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
             .into_response(),
         Err(error) => {

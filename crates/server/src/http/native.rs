@@ -3,6 +3,7 @@
 mod accounts;
 mod checkpoint;
 mod checkpoints;
+mod compare;
 mod create;
 mod description;
 mod execute;
@@ -68,11 +69,12 @@ fn both() -> OpenApiRouter<App> {
         .routes(routes!(checkpoints::create_checkpoint))
         .routes(routes!(restore::restore_checkpoint))
         .routes(routes!(checkpoints::list_checkpoints))
-        .routes(routes!(checkpoints::compare_checkpoints))
-        .routes(routes!(checkpoints::get_checkpoint, checkpoints::delete_checkpoint))
+        .routes(routes!(compare::compare_checkpoints))
+        .routes(routes!(checkpoints::get_checkpoint, checkpoints::delete_checkpoint, checkpoints::retain_checkpoint))
         .routes(routes!(checkpoints::clone_checkpoint))
         .routes(routes!(templates::publish_checkpoint))
         .routes(routes!(checkpoints::evict_checkpoint))
+        .routes(routes!(checkpoints::retry_checkpoint))
 }
 
 /// Served with version only: without it, these paths are other dialects'.

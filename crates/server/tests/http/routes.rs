@@ -41,8 +41,10 @@ const BOTH: &[(&str, &str)] = &[
     ("GET", "/checkpoints"),
     ("GET", "/checkpoints/{id}"),
     ("DELETE", "/checkpoints/{id}"),
+    ("PATCH", "/checkpoints/{id}"),
     ("POST", "/checkpoints/{id}/clone"),
     ("POST", "/checkpoints/{id}/evict"),
+    ("POST", "/checkpoints/{id}/retry"),
     ("POST", "/checkpoints/{id}/publish"),
     ("POST", "/checkpoints/compare"),
 ];

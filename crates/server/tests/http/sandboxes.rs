@@ -188,6 +188,20 @@ async fn status_tells_how_long_it_may_live() {
     let end = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
     let (before, after) = (end(status["expires_at"].as_str().unwrap()), end(&extended.text_at("/expires_at")));
     assert_eq!(after.duration_since(before).as_secs(), 60);
+    // The latest end is a fact of the sandbox: neither time nor extending moves it, and it can be reached.
+    server.test.clock.advance(jiff::SignedDuration::from_secs(100));
+    let later = server.get(&format!("/api/v1/sandbox/{id}/status")).await.json();
+    assert_eq!(later["max_expires_at"], status["max_expires_at"]);
+    let rest = later["remaining_extend_seconds"].as_i64().unwrap();
+    let extend = |seconds: i64| {
+        server.post(&*format!("/api/v1/sandbox/{id}/extend").leak(), json!({"additional_seconds": seconds}))
+    };
+    extend(rest + 1).await.refuses_field("additional_seconds");
+    assert_eq!(extend(rest).await.status, 200);
+    let last = server.get(&format!("/api/v1/sandbox/{id}/status")).await.json();
+    let seconds = |status: &Value, field: &str| end(status[field].as_str().unwrap()).as_second();
+    assert_eq!(last["max_expires_at"], status["max_expires_at"]);
+    assert!(seconds(&last, "max_expires_at") - seconds(&last, "expires_at") <= 1, "{last}");
     for (body, field) in [
         (json!({}), "additional_seconds"),
         (json!({"additional_seconds": 0}), "additional_seconds"),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub)]
 
+mod browse;
 mod check;
 mod collect;
 mod crash;
@@ -10,6 +11,7 @@ mod hostile;
 mod incremental;
 mod model;
 mod proofs;
+mod repair;
 mod roundtrip;
 mod s3;
 mod support;

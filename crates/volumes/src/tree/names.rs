@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use forkpoint_domain::stored::{StoredDirectory, StoredKind};
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
 use super::MAX_ENTRIES;
@@ -68,6 +69,29 @@ impl Names {
             let len = u16::try_from(name.len()).map_err(|_| too_many())?;
             self.arena.extend_from_slice(name);
             self.slots.push(Slot { start, len, seen: bit, kind: entry.file_type(), inode: entry.ino() });
+        }
+        self.sources += 1;
+        Ok(())
+    }
+
+    /// Adds the names of a directory of a stored layer, as the topmost.
+    pub(crate) fn add_stored(&mut self, dir: &StoredDirectory, bit: u8, path: &[u8]) -> Result<()> {
+        let too_many = || Error::TooManyEntries { path: sandbox_path(path), limit: MAX_ENTRIES };
+        if dir.entries.len() as u64 > MAX_ENTRIES {
+            return Err(too_many());
+        }
+        for entry in &dir.entries {
+            let kind = match entry.kind {
+                StoredKind::Directory { .. } => FileType::Directory,
+                StoredKind::File { .. } => FileType::RegularFile,
+                StoredKind::Symlink { .. } => FileType::Symlink,
+                StoredKind::Fifo => FileType::Fifo,
+                StoredKind::Whiteout => FileType::CharacterDevice,
+            };
+            let start = u32::try_from(self.arena.len()).map_err(|_| too_many())?;
+            let len = u16::try_from(entry.name.len()).map_err(|_| too_many())?;
+            self.arena.extend_from_slice(&entry.name);
+            self.slots.push(Slot { start, len, seen: bit, kind, inode: 0 });
         }
         self.sources += 1;
         Ok(())

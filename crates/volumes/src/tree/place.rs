@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 
+use forkpoint_domain::stored::StoredEntry;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::Tree;
 use super::dir::{Dir, Metadata, Opened};
 use super::names::{IN_BASE, IN_LOWER, IN_UPPER, Names};
+use super::stored::{StoredChild, StoredPlace};
+use super::{Source, Tree};
 use crate::error::{At, Error, Result, sandbox_path};
 use crate::files::xattrs;
 
@@ -19,6 +21,8 @@ pub(crate) const REDIRECT: &str = "trusted.overlay.redirect";
 pub(crate) enum Side {
     Upper,
     Lower,
+    /// A layer that is not on this machine, in the place of the upper one.
+    Stored,
 }
 
 /// A visible entry.
@@ -38,6 +42,8 @@ pub(crate) struct Place {
     template: Rc<Dir>,
     /// The layer's directory.
     pub(crate) upper: Option<Rc<Dir>>,
+    /// The layer's directory, if the layer is not on this machine; then there is no `upper`.
+    pub(crate) stored: Option<Rc<StoredPlace>>,
     /// The template's directory that shows through; elsewhere than `base` after a rename.
     pub(crate) lower: Option<Rc<Dir>>,
     /// What the bare template has at this path.
@@ -63,25 +69,37 @@ impl Place {
                 }
             }
         };
-        Ok(Self { lower: Some(template.clone()), base: Some(template.clone()), template, upper })
+        Ok(Self { lower: Some(template.clone()), base: Some(template.clone()), template, upper, stored: None })
+    }
+
+    /// The root of a tree wherever its layer is.
+    pub(crate) fn root_of(source: &Source<'_>) -> Result<Self> {
+        match source {
+            Source::Here(tree) => Self::root(tree),
+            Source::Stored { template, layer } => {
+                let bare = Tree { template: template.to_path_buf(), layer: None };
+                Ok(Self { stored: Some(StoredPlace::top(layer)?), ..Self::root(&bare)? })
+            }
+        }
     }
 
     /// A directory of the host as it is, with nothing laid over it.
     pub(crate) fn bare(dir: Rc<Dir>) -> Self {
-        Self { lower: Some(dir.clone()), base: None, template: dir, upper: None }
+        Self { lower: Some(dir.clone()), base: None, template: dir, upper: None, stored: None }
     }
 
     pub(crate) fn id(&self) -> PlaceId {
-        PlaceId(id(self.upper.as_ref()), id(self.lower.as_ref()), id(self.base.as_ref()))
+        let upper = self.stored.as_ref().map(|stored| stored.id()).or(id(self.upper.as_ref()));
+        PlaceId(upper, id(self.lower.as_ref()), id(self.base.as_ref()))
     }
 
     pub(crate) fn is_visible(&self) -> bool {
-        self.upper.is_some() || self.lower.is_some()
+        self.upper.is_some() || self.stored.is_some() || self.lower.is_some()
     }
 
     /// Nothing here or below differs from the template.
     pub(crate) fn is_plain(&self) -> bool {
-        self.upper.is_none() && same(self.lower.as_ref(), self.base.as_ref())
+        self.upper.is_none() && self.stored.is_none() && same(self.lower.as_ref(), self.base.as_ref())
     }
 
     /// The directory that owners, mode and times are taken from.
@@ -94,11 +112,17 @@ impl Place {
         match side {
             Side::Upper => self.upper.as_ref(),
             Side::Lower => self.lower.as_ref(),
+            Side::Stored => None,
         }
     }
 
     /// What is seen under `name`. `path` is that of this directory, for messages.
     pub(crate) fn visible(&self, name: &[u8], path: &[u8]) -> Result<Option<Item>> {
+        if let Some(stored) = &self.stored
+            && let Some(entry) = stored.dir.find(name)
+        {
+            return Ok(stored.visible(entry)?.map(|meta| Item { side: Side::Stored, meta }));
+        }
         for side in [Side::Upper, Side::Lower] {
             if let Some(dir) = self.on(side)
                 && let Some(meta) = dir.stat(name).inside("stat an entry of", path)?
@@ -107,6 +131,11 @@ impl Place {
             }
         }
         Ok(None)
+    }
+
+    /// What the stored layer has under `name`.
+    pub(crate) fn entry(&self, name: &[u8]) -> Option<&StoredEntry> {
+        self.stored.as_ref()?.dir.find(name)
     }
 
     /// What the bare template has under `name`.
@@ -142,6 +171,9 @@ impl Place {
 
     fn names(&self, path: &[u8], lower: bool, base: bool) -> Result<Names> {
         let mut names = Names::default();
+        if let Some(stored) = &self.stored {
+            names.add_stored(&stored.dir, IN_UPPER, path)?;
+        }
         for (dir, wanted, bit) in
             [(&self.upper, true, IN_UPPER), (&self.lower, lower, IN_LOWER), (&self.base, base, IN_BASE)]
         {
@@ -158,6 +190,9 @@ impl Place {
             dir.map_or(Ok(Opened::Nothing), |d| d.child(name).inside("open directory", path))
         };
         let by_name = || open(self.lower.as_ref()).map(dir_of);
+        if let Some(stored) = &self.stored {
+            return self.stored_child(stored, name, path);
+        }
         // `own`: the lower directory, if any, is the one of this very name.
         let (upper, lower, own) = match open(self.upper.as_ref())? {
             Opened::Other => (None, None, false),
@@ -178,7 +213,28 @@ impl Place {
         } else {
             dir_of(open(self.base.as_ref())?)
         };
-        Ok(Self { template: self.template.clone(), upper, lower, base })
+        Ok(Self { template: self.template.clone(), upper, stored: None, lower, base })
+    }
+
+    /// The same where the layer is not on this machine.
+    fn stored_child(&self, stored: &StoredPlace, name: &[u8], path: &[u8]) -> Result<Self> {
+        let open = |dir: Option<&Rc<Dir>>| -> Result<Option<Rc<Dir>>> {
+            dir.map_or(Ok(None), |d| d.child(name).inside("open directory", path).map(dir_of))
+        };
+        let base = open(self.base.as_ref())?;
+        let (stored, lower) = match stored.child(name)? {
+            StoredChild::Other => (None, None),
+            StoredChild::Nothing => (None, open(self.lower.as_ref())?),
+            StoredChild::Dir(child) => {
+                let lower = match (&child.dir.redirect, child.dir.opaque) {
+                    (_, true) => None,
+                    (Some(target), false) => self.redirected(target, path)?,
+                    (None, false) => open(self.lower.as_ref())?,
+                };
+                (Some(child), lower)
+            }
+        };
+        Ok(Self { template: self.template.clone(), upper: None, stored, lower, base })
     }
 
     /// The template directory that a redirect names: absolute from the template's root, else a

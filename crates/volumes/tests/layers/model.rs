@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+use forkpoint_domain::diff::{AttributeChange, Attributes};
 use forkpoint_volumes::{
     Basis, ChangeKind, Everything, FileKind, MeasureLimits, Outside, Region, Tree, TreeDiff, Under, changes, compare,
     graft, measure, measure_snapshot,
@@ -137,7 +138,8 @@ fn reading_and_measuring_agree_with_mounted_overlays() {
             let expected = difference(&seen, &seen_child, &Everything);
             for basis in [Basis::Changes, Basis::Merged] {
                 let (a, b) = (world.tree(fresh), world.tree(child));
-                let found = compare(&a, &Everything, basis, &b, &Everything, basis).unwrap();
+                let mut found = compare(&a, &Everything, basis, &b, &Everything, basis).unwrap();
+                check_renames(&mut found, &seen, &seen_child);
                 assert_eq!(found, expected, "{basis:?}");
             }
             world.rig.store.delete(fresh).unwrap();
@@ -156,7 +158,9 @@ fn comparing_relatives_within_regions_agrees_with_mounted_overlays() {
             let (a, b) = (world.tree(one), world.tree(two));
             let expected = difference(&seen_one, &seen_two, &region);
             for basis in [Basis::Changes, Basis::Merged] {
-                assert_eq!(compare(&a, &region, basis, &b, &region, basis).unwrap(), expected, "{basis:?}");
+                let mut found = compare(&a, &region, basis, &b, &region, basis).unwrap();
+                check_renames(&mut found, &seen_one, &seen_two);
+                assert_eq!(found, expected, "{basis:?}");
             }
             world.rig.store.delete(one).unwrap();
             world.rig.store.delete(two).unwrap();
@@ -277,8 +281,45 @@ fn difference(a: &Facade, b: &Facade, region: &dyn Region) -> TreeDiff {
             (Some(x), Some(y)) if x != y => diff.modified.push(path.clone()),
             _ => {}
         }
+        let attributes = |facade: &Facade| {
+            let facts = facade.get(path).filter(|f| is_content(f) || f.kind == "directory");
+            let mode = |f: &Facts| if f.kind == "symlink" { 0 } else { f.mode };
+            facts.map(|f| (f.kind, Attributes { mode: mode(f), uid: f.owner.0, gid: f.owner.1 }))
+        };
+        if let (Some((kind, old)), Some((other, new))) = (attributes(a), attributes(b))
+            && (kind, path.as_slice() != b"/", region.contains(path)) == (other, true, true)
+            && old != new
+        {
+            diff.attributes.push(AttributeChange { path: path.clone(), old, new });
+        }
     }
     diff
+}
+
+/// Takes what was moved out of a difference, after making sure that it is that, and all of it.
+fn check_renames(found: &mut TreeDiff, a: &Facade, b: &Facade) {
+    let content = |facade: &Facade, path: &Vec<u8>| {
+        facade.get(path).filter(|f| f.kind == "file" && !f.content.is_empty()).map(|f| f.content.clone())
+    };
+    let count = |facade: &Facade, paths: &[Vec<u8>]| {
+        let mut counted: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+        paths
+            .iter()
+            .filter_map(|path| content(facade, path))
+            .for_each(|content| *counted.entry(content).or_default() += 1);
+        counted
+    };
+    let (went, came) = (count(a, &found.removed), count(b, &found.added));
+    let expected: usize = went.iter().map(|(content, went)| came.get(content).copied().unwrap_or(0).min(*went)).sum();
+    let renamed = std::mem::take(&mut found.renamed);
+    assert_eq!(renamed.len(), expected, "{renamed:?}");
+    let (mut from, mut to) = (BTreeSet::new(), BTreeSet::new());
+    for one in renamed {
+        assert!(found.removed.contains(&one.from) && found.added.contains(&one.to), "{one:?}");
+        let moved = content(a, &one.from);
+        assert_eq!((&moved, moved.as_ref().map(Vec::len)), (&content(b, &one.to), Some(one.size as usize)), "{one:?}");
+        assert!(from.insert(one.from) && to.insert(one.to), "each file once");
+    }
 }
 
 fn check_changes(tree: &Tree, template: &Facade, seen: &Facade) {

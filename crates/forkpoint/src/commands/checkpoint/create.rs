@@ -34,6 +34,12 @@ pub(crate) struct Args {
     /// A label; the value is JSON where it reads as such, else text; can be repeated
     #[arg(long, value_parser = arguments::pair, value_name = "NAME=VALUE")]
     metadata: Vec<(String, String)>,
+    /// Keep it this long, like 30d; 0: for ever
+    #[arg(long, value_name = "TIME", value_parser = arguments::seconds)]
+    keep_for: Option<u64>,
+    /// Let retention leave it alone
+    #[arg(long)]
+    pin: bool,
     /// Answer only when every byte is in the vault and was read back
     #[arg(long)]
     wait_verified: bool,
@@ -52,6 +58,8 @@ impl Args {
         if !self.metadata.is_empty() {
             body["metadata"] = arguments::json_object(&self.metadata);
         }
+        arguments::set(&mut body, "retention_seconds", self.keep_for);
+        arguments::set(&mut body, "pinned", self.pin.then_some(true));
         arguments::set(&mut body, "wait", self.wait_verified.then_some("verified"));
         body
     }

@@ -1,15 +1,13 @@
-//! A checkpoint, and how two differ, as this dialect shows it.
+//! A checkpoint, as this dialect shows it.
 
 use crate::http::time::Time;
 use forkpoint_domain::{
     checkpoint::Checkpoint,
-    diff::CheckpointDiff,
-    env::Environment,
     ids::{CheckpointId, OrgId, SandboxId},
 };
+use forkpoint_engine::operations::vault_status::VaultStatus;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A checkpoint.
@@ -72,6 +70,8 @@ pub(super) struct CheckpointView {
     /// When retention removes it; null: never.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Time>,
+    /// Whether retention leaves it alone.
+    pinned: bool,
     /// What was captured; empty: everything.
     include_paths: Vec<String>,
     /// What was left out.
@@ -84,6 +84,7 @@ pub(super) struct CheckpointView {
 
 impl From<Checkpoint> for CheckpointView {
     fn from(checkpoint: Checkpoint) -> Self {
+        let expires_at = checkpoint.retained_until().map(Time);
         Self {
             id: checkpoint.id,
             sandbox_id: checkpoint.sandbox_id,
@@ -107,7 +108,8 @@ impl From<Checkpoint> for CheckpointView {
             cloned_from: checkpoint.cloned_from,
             pause_ms: checkpoint.pause_ms,
             copy_duration_ms: checkpoint.copy_duration_ms,
-            expires_at: checkpoint.expires_at.map(Time),
+            expires_at,
+            pinned: checkpoint.pinned,
             include_paths: checkpoint.scope.include_paths,
             exclude_paths: checkpoint.scope.exclude_paths,
             include_env: checkpoint.has_env,
@@ -116,88 +118,78 @@ impl From<Checkpoint> for CheckpointView {
     }
 }
 
-/// How the second of two checkpoints differs from the first.
+/// A checkpoint, and how far it is on its way into the vault and back.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Comparison {
-    checkpoint_1: Compared,
-    checkpoint_2: Compared,
-    diff: Difference,
+#[schema(as = CheckpointDetails)]
+pub(super) struct DetailsView {
+    #[serde(flatten)]
+    checkpoint: CheckpointView,
+    /// Bytes in the vault that only this checkpoint needs: what deleting it gives back. Not there until counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored_bytes: Option<u64>,
+    /// Not there where the server has no vault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vault: Option<VaultView>,
 }
 
-/// One of the two.
+/// How far a checkpoint is.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Compared {
+#[schema(as = CheckpointVault)]
+pub(super) struct VaultView {
+    /// Whether its layer is on this machine. If not, it is brought back when it is needed.
+    local: bool,
+    /// Its place among those that wait to be stored or read back, from 1; null: it does not wait.
+    queue_position: Option<u64>,
+    /// How often storing it has failed, since it last succeeded or the server started.
+    failed_attempts: u32,
+    /// When it is tried again.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    retry_at: Option<Time>,
+    /// Why it failed last.
+    last_error: Option<String>,
+    /// Bytes in the vault that it needs, shared ones too. Null until counted.
+    total_bytes: Option<u64>,
+    /// What is being done with it now; null: nothing.
+    progress: Option<ProgressView>,
+}
+
+/// How far a piece of work is.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CheckpointProgress)]
+pub(super) struct ProgressView {
+    /// `storing`, `verifying` or `restoring`.
     #[schema(value_type = String)]
-    id: CheckpointId,
-    name: String,
+    step: &'static str,
+    files_done: u64,
+    /// 0 until known.
+    files_total: u64,
+    bytes_done: u64,
+    /// 0 until known.
+    bytes_total: u64,
 }
 
-/// What differs. Paths are absolute and sorted; bytes that are not UTF-8 are replaced.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Difference {
-    /// Only in the second.
-    files_added: Vec<String>,
-    /// Only in the first.
-    files_removed: Vec<String>,
-    /// In both, with different content.
-    files_modified: Vec<String>,
-    /// The same as `files_added`.
-    added: Vec<String>,
-    /// The same as `files_removed`.
-    removed: Vec<String>,
-    /// The same as `files_modified`.
-    modified: Vec<String>,
-    /// Variables only in the second.
-    env_added: BTreeMap<String, String>,
-    /// Variables only in the first.
-    env_removed: BTreeMap<String, String>,
-    /// Variables in both with different values.
-    env_modified: BTreeMap<String, ChangedVariable>,
-    /// Size of the second minus size of the first.
-    size_change_bytes: i64,
-}
-
-/// A variable whose value changed.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ChangedVariable {
-    old: String,
-    new: String,
-}
-
-impl std::fmt::Debug for ChangedVariable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ChangedVariable(hidden)")
-    }
-}
-
-impl Comparison {
-    pub(super) fn new(first: Checkpoint, second: Checkpoint, diff: CheckpointDiff) -> Self {
-        let shown = |paths: &[Vec<u8>]| -> Vec<String> {
-            paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
-        };
-        let variables = |env: &Environment| env.as_map().clone();
-        let (added, removed, modified) =
-            (shown(&diff.files.added), shown(&diff.files.removed), shown(&diff.files.modified));
+impl DetailsView {
+    pub(super) fn new(checkpoint: Checkpoint, status: Option<VaultStatus>) -> Self {
+        let usage = status.as_ref().and_then(|status| status.usage);
+        let vault = status.map(|status| VaultView {
+            local: status.is_local,
+            queue_position: status.queue_position,
+            failed_attempts: status.failed_attempts,
+            retry_at: status.retry_at.map(Time),
+            last_error: status.last_error,
+            total_bytes: usage.map(|usage| usage.total_bytes),
+            progress: status.progress.map(|progress| ProgressView {
+                step: progress.step.as_str(),
+                files_done: progress.files_done,
+                files_total: progress.files_total,
+                bytes_done: progress.bytes_done,
+                bytes_total: progress.bytes_total,
+            }),
+        });
         Self {
-            checkpoint_1: Compared { id: first.id, name: first.name },
-            checkpoint_2: Compared { id: second.id, name: second.name },
-            diff: Difference {
-                files_added: added.clone(),
-                files_removed: removed.clone(),
-                files_modified: modified.clone(),
-                added,
-                removed,
-                modified,
-                env_added: variables(&diff.env.added),
-                env_removed: variables(&diff.env.removed),
-                env_modified: diff
-                    .env
-                    .modified
-                    .into_iter()
-                    .map(|(name, change)| (name, ChangedVariable { old: change.old, new: change.new }))
-                    .collect(),
-                size_change_bytes: diff.size_change_bytes,
-            },
+            checkpoint: CheckpointView::from(checkpoint),
+            stored_bytes: usage.map(|usage| usage.unique_bytes),
+            vault,
         }
     }
 }

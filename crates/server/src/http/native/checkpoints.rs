@@ -1,7 +1,7 @@
-//! Making, looking at, cloning, comparing and deleting checkpoints.
+//! Making, looking at, keeping, cloning and deleting checkpoints.
 
 use super::{
-    checkpoint::{CheckpointView, Comparison},
+    checkpoint::{CheckpointView, DetailsView},
     sandboxes::Done,
 };
 use crate::http::{
@@ -13,7 +13,7 @@ use crate::http::{
 };
 use axum::{Extension, extract::State, http::StatusCode};
 use forkpoint_domain::{
-    checkpoint::{CheckpointKind, Durability},
+    checkpoint::{CheckpointKind, Durability, Retention},
     ids::{CheckpointId, SandboxId},
     scope::ScopeSpec,
 };
@@ -50,6 +50,12 @@ pub(super) struct CreateBody {
     /// What to wait for: `ready` (default, also `captured`). `durable` and `verified` need a vault.
     #[schema(default = "ready")]
     wait: Option<String>,
+    /// It is kept so many seconds; 0: for ever. Default: as the server is set, usually 90 days.
+    #[serde(alias = "retentionSeconds")]
+    retention_seconds: Option<i64>,
+    /// Whether retention leaves it alone. Default false.
+    #[schema(default = false)]
+    pinned: Option<bool>,
 }
 
 impl CreateBody {
@@ -80,6 +86,7 @@ impl CreateBody {
             },
             include_env: self.include_env.unwrap_or(true),
             metadata: self.metadata.unwrap_or_default(),
+            retention: Retention { seconds: self.retention_seconds, pinned: self.pinned },
         };
         Ok((request, wait))
     }
@@ -98,19 +105,34 @@ pub(super) struct CheckpointList {
 pub(super) struct CloneBody {
     /// 1 to 256 characters.
     name: String,
+    /// It is kept so many seconds; 0: for ever. Default: as the server is set.
+    #[serde(alias = "retentionSeconds")]
+    retention_seconds: Option<i64>,
+    /// Whether retention leaves it alone. Default false.
+    #[schema(default = false)]
+    pinned: Option<bool>,
 }
 
-/// Which two to compare.
-#[derive(Debug, Deserialize, ToSchema)]
+/// How long a checkpoint is kept.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = CompareCheckpoints)]
-pub(super) struct CompareBody {
-    /// What is compared with.
-    #[serde(alias = "checkpointId1")]
-    checkpoint_id_1: String,
-    /// What is compared.
-    #[serde(alias = "checkpointId2")]
-    checkpoint_id_2: String,
+#[schema(as = RetainCheckpoint)]
+pub(super) struct RetainBody {
+    /// It is kept so many seconds from now; 0: for ever. Default: as it was.
+    #[serde(alias = "retentionSeconds")]
+    retention_seconds: Option<i64>,
+    /// Whether retention leaves it alone. When a pin is taken off and `retention_seconds` is not given, the server's
+    /// retention begins anew. Default: as it was.
+    pinned: Option<bool>,
+}
+
+/// What to wait for.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RetryCheckpoint)]
+pub(super) struct RetryBody {
+    /// `captured` (default: nothing), `durable` or `verified`.
+    wait: Option<String>,
 }
 
 /// Captures a sandbox
@@ -191,13 +213,14 @@ pub(super) async fn list_checkpoints(
 
 /// Shows a checkpoint
 #[utoipa::path(get, path = "/checkpoints/{id}", tag = "checkpoints", params(("id" = String, Path, description = "Checkpoint id")),
-    responses((status = 200, description = "As it is now", body = CheckpointView)))]
+    responses((status = 200, description = "As it is now", body = DetailsView)))]
 pub(super) async fn get_checkpoint(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<CheckpointId>,
 ) -> ApiResult {
-    Ok(json(StatusCode::OK, &CheckpointView::from(app.platform.get_checkpoint(&caller, id).await?)))
+    let (checkpoint, status) = app.platform.checkpoint_status(&caller, id).await?;
+    Ok(json(StatusCode::OK, &DetailsView::new(checkpoint, status)))
 }
 
 /// Clones a checkpoint
@@ -212,29 +235,56 @@ pub(super) async fn clone_checkpoint(
     Id(id): Id<CheckpointId>,
     Json(body): Json<CloneBody>,
 ) -> ApiResult {
-    Ok(json(StatusCode::CREATED, &CheckpointView::from(app.platform.clone_checkpoint(&caller, id, body.name).await?)))
+    let retention = Retention { seconds: body.retention_seconds, pinned: body.pinned };
+    let platform = app.platform.clone();
+    // The origin's layer may have to come back first.
+    patiently(app.patience(), StatusCode::CREATED, async move {
+        Ok(CheckpointView::from(platform.clone_checkpoint(&caller, id, body.name, retention).await?))
+    })
+    .await
 }
 
-/// Compares two checkpoints
-///
-/// Files by content: a touch alone is no difference. The two may be of different sandboxes.
-#[utoipa::path(post, path = "/checkpoints/compare", tag = "checkpoints", request_body = CompareBody,
-    responses((status = 200, description = "How the second differs from the first", body = Comparison),
-              (status = 404, description = "One of the two does not exist for this key", body = crate::http::error::ErrorEnvelope)))]
-pub(super) async fn compare_checkpoints(
+/// Changes how long a checkpoint is kept
+#[utoipa::path(patch, path = "/checkpoints/{id}", tag = "checkpoints", params(("id" = String, Path, description = "Checkpoint id")),
+    request_body = RetainBody,
+    responses((status = 200, description = "As it is now", body = CheckpointView)))]
+pub(super) async fn retain_checkpoint(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Json(body): Json<CompareBody>,
+    Id(id): Id<CheckpointId>,
+    Json(body): Json<RetainBody>,
 ) -> ApiResult {
-    let id = |field: &str, text: &str| {
-        text.parse::<CheckpointId>().map_err(|invalid| ApiError::invalid(field, invalid.problem))
+    let retention = Retention { seconds: body.retention_seconds, pinned: body.pinned };
+    let checkpoint = app.platform.retain_checkpoint(&caller, id, retention).await?;
+    Ok(json(StatusCode::OK, &CheckpointView::from(checkpoint)))
+}
+
+/// Stores a checkpoint again that could not be stored
+///
+/// Its durability is `failed`, and `durability_reason` says why; its layer was kept.
+#[utoipa::path(post, path = "/checkpoints/{id}/retry", tag = "checkpoints", params(("id" = String, Path, description = "Checkpoint id")),
+    request_body = RetryBody,
+    responses((status = 200, description = "It is on its way again", body = CheckpointView)))]
+pub(super) async fn retry_checkpoint(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<CheckpointId>,
+    Json(body): Json<RetryBody>,
+) -> ApiResult {
+    let wait = match body.wait.as_deref() {
+        None | Some("captured") => Durability::Captured,
+        Some("durable") => Durability::Durable,
+        Some("verified") => Durability::Verified,
+        Some(_) => return Err(ApiError::invalid("wait", "must be one of captured durable verified")),
     };
-    let first = id("checkpoint_id_1", &body.checkpoint_id_1)?;
-    let second = id("checkpoint_id_2", &body.checkpoint_id_2)?;
     let platform = app.platform.clone();
     patiently(app.patience(), StatusCode::OK, async move {
-        let (first, second, diff) = platform.compare_checkpoints(&caller, first, second).await?;
-        Ok(Comparison::new(first, second, diff))
+        let checkpoint = platform.retry_checkpoint(&caller, id).await?;
+        if wait == Durability::Captured {
+            return Ok(CheckpointView::from(checkpoint));
+        }
+        let waited = platform.wait_for_durability(&caller, id, wait).await;
+        Ok(CheckpointView::from(waited.unwrap_or(checkpoint)))
     })
     .await
 }

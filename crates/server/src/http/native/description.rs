@@ -148,9 +148,9 @@ pub(super) fn complete(document: &mut OpenApi, unversioned: &OpenApi) {
 
 /// The operations of a path, and whether each changes something.
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation)> {
-    [(false, &mut item.get), (true, &mut item.put), (true, &mut item.post), (true, &mut item.delete)]
-        .into_iter()
-        .filter_map(|(changes, operation)| Some((changes, operation.as_mut()?)))
+    let changing = [&mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+    let all = std::iter::once((false, &mut item.get)).chain(changing.map(|operation| (true, operation)));
+    all.filter_map(|(changes, operation)| Some((changes, operation.as_mut()?)))
 }
 
 /// The description as text: indented, with a line feed at its end.

@@ -12,10 +12,10 @@ use crate::http::{
 use axum::{Extension, extract::State, http::StatusCode};
 use forkpoint_domain::{
     ids::SandboxId,
-    sandbox::{MAX_TIMEOUT_SECONDS, Sandbox},
+    sandbox::{MAX_TIMEOUT_SECONDS, Sandbox, latest_expiry},
 };
 use forkpoint_engine::Caller;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -40,7 +40,7 @@ pub(super) struct SandboxStatus {
     /// When it is stopped at the latest.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Time,
-    /// The latest end that it could be extended to now.
+    /// The latest end that it can be extended to: the longest life, counted from its latest start.
     #[schema(value_type = String, format = DateTime)]
     max_expires_at: Time,
     /// The longest life that can be asked for at once.
@@ -55,7 +55,8 @@ pub(super) struct SandboxStatus {
 
 impl SandboxStatus {
     fn of(sandbox: &Sandbox, now: Timestamp) -> Self {
-        let latest = now.saturating_add(SignedDuration::from_secs(MAX_TIMEOUT_SECONDS)).unwrap_or(Timestamp::MAX);
+        // The same at every call: clients take it for a fact of the sandbox.
+        let latest = latest_expiry(sandbox.began_at()).max(sandbox.expires_at);
         let until = sandbox.stopped_at.unwrap_or(now);
         let used = until.duration_since(sandbox.created_at).as_secs().max(0);
         let whole = sandbox.expires_at.duration_since(sandbox.created_at).as_secs().max(1);

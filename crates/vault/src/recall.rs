@@ -1,0 +1,73 @@
+//! The rows of stored checkpoints, made again from what the vault keeps beside their trees.
+
+use crate::{SnapshotRef, Vault, VaultError, error::Result, object_keys::ObjectKey};
+use forkpoint_domain::{
+    checkpoint::{Checkpoint, CheckpointKind, CheckpointStatus, Durability},
+    ids::{CheckpointId, LayerId},
+    scope::ScopeSpec,
+    template::{TemplateName, TemplateRef},
+};
+use forkpoint_engine::ports::sealer::Sealed;
+use jiff::Timestamp;
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// What [`crate::port`] puts into a header besides its own fields.
+#[derive(Deserialize)]
+struct Rest {
+    name: String,
+    description: Option<String>,
+    metadata: serde_json::Map<String, serde_json::Value>,
+    kind: String,
+    cloned_from: Option<CheckpointId>,
+    file_count: u64,
+    size_bytes: u64,
+    expires_at: Option<Timestamp>,
+    #[serde(default)]
+    pinned: bool,
+}
+
+impl Vault {
+    /// The row and the sealed environment of a stored checkpoint. Its layer is one that no machine has: it comes back
+    /// from the vault when it is needed. The checkpoint counts as `durable` until it was read back.
+    pub fn recall(&self, name: SnapshotRef) -> Result<(Checkpoint, Option<Sealed>)> {
+        let stored = self.read(name)?;
+        let damaged = |problem: String| VaultError::corrupt(ObjectKey::Record(name).to_string(), problem);
+        let header = stored.header;
+        let rest = Rest::deserialize(&header.metadata).map_err(|error| damaged(error.to_string()))?;
+        let scope = ScopeSpec::deserialize(&header.scope).map_err(|error| damaged(error.to_string()))?;
+        let checkpoint = Checkpoint {
+            id: header.checkpoint,
+            org_id: header.org,
+            sandbox_id: header.sandbox,
+            parent_id: header.parent,
+            cloned_from: rest.cloned_from,
+            name: rest.name,
+            description: rest.description,
+            kind: rest.kind.parse::<CheckpointKind>().map_err(|error| damaged(error.to_string()))?,
+            status: CheckpointStatus::Ready,
+            failure: None,
+            durability: Durability::Durable,
+            durability_reason: None,
+            durable_at: Some(stored.stored_at),
+            verified_at: None,
+            template: TemplateRef {
+                name: TemplateName::parse(&header.template_name).map_err(|error| damaged(error.to_string()))?,
+                digest: header.template_digest,
+            },
+            layer: LayerId::from_uuid(Uuid::now_v7()),
+            scope,
+            has_env: header.env.is_some(),
+            metadata: rest.metadata,
+            file_count: rest.file_count,
+            size_bytes: rest.size_bytes,
+            checksum: stored.root.to_string(),
+            pause_ms: 0.0,
+            copy_duration_ms: 0.0,
+            created_at: header.created_at,
+            expires_at: rest.expires_at,
+            pinned: rest.pinned,
+        };
+        Ok((checkpoint, header.env.map(Sealed)))
+    }
+}
