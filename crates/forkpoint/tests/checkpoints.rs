@@ -238,6 +238,22 @@ async fn lists_are_newest_first_and_searched_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tree_too_deep_to_capture_is_the_callers_matter() {
+    let server = Server::start().await;
+    let sb = server.sandbox().await;
+    let deep = "import os\nfor _ in range(40):\n    os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('f', 'w').close()";
+    let made = server.exec_with(&sb, json!({ "command": ["python3", "-c", deep] })).await.ok();
+    assert_eq!(made["exit_code"], 0, "{made}");
+    let refused = server.post(&format!("/sandbox/{sb}/checkpoints"), json!({ "name": "deep" })).await;
+    let message = refused.refused(409, "tree_unfit")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("paths are longer than 4096 bytes"), "{message}");
+    // Nothing of it is left, and it is mended by its owner.
+    server.owns(&[("layers", 1)]).await;
+    server.sh(&sb, "rm -rf d*").await;
+    server.checkpoint(&sb, json!({ "name": "flat" })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_is_refused_without_effect() {
     let server = Server::start_with(&[("max_checkpoint_files", "10"), ("max_checkpoint_bytes", "100000")]).await;
     let sb = server.sandbox().await;

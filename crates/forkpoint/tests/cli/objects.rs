@@ -109,6 +109,41 @@ async fn single_changes_reach_their_routes() {
 }
 
 #[tokio::test]
+async fn checkpoints_are_kept_evicted_and_stored_again_as_asked() {
+    let stub = Stub::start(|_| {
+        let mut told = checkpoint();
+        (told["durability"], told["expires_at"]) = (json!("captured"), Value::Null);
+        json(200, &told)
+    })
+    .await;
+    let create = ["checkpoint", "create", SANDBOX, "n", "--keep-for", "30d", "--pin"];
+    stub.run(&create).await.ok();
+    assert_eq!(
+        stub.seen()[0].json(),
+        json!({"name": "n", "include_env": true, "retention_seconds": 2_592_000, "pinned": true})
+    );
+    for (args, line, body) in [
+        (&["keep", CHECKPOINT, "--for", "0"][..], "PATCH", json!({"retention_seconds": 0})),
+        (&["keep", CHECKPOINT, "--pin"], "PATCH", json!({"pinned": true})),
+        (&["keep", CHECKPOINT, "--unpin", "--for", "2h"], "PATCH", json!({"pinned": false, "retention_seconds": 7200})),
+        (&["evict", CHECKPOINT], "evict", json!({})),
+        (&["retry", CHECKPOINT, "--wait-verified"], "retry", json!({"wait": "verified"})),
+    ] {
+        stub.run(&[&["checkpoint"], args].concat()).await.ok();
+        let seen = stub.seen();
+        let seen = seen.last().unwrap();
+        let expected = match line {
+            "PATCH" => format!("PATCH /api/v1/checkpoints/{CHECKPOINT}"),
+            route => format!("POST /api/v1/checkpoints/{CHECKPOINT}/{route}"),
+        };
+        assert_eq!((&seen.line, seen.json()), (&expected, body));
+    }
+    for args in [&["keep", CHECKPOINT][..], &["keep", CHECKPOINT, "--pin", "--unpin"]] {
+        assert_eq!(stub.run(&[&["checkpoint"], args].concat()).await.code, 2, "{args:?}");
+    }
+}
+
+#[tokio::test]
 async fn checkpoints_are_made_restored_and_compared_as_asked() {
     let stub = Stub::start(|seen| match seen.line.rsplit('/').next() {
         Some("compare") => json(
@@ -158,6 +193,9 @@ async fn checkpoints_are_made_restored_and_compared_as_asked() {
         stub.run(&["checkpoint", "diff", CHECKPOINT, CHECKPOINT]).await.ok(),
         "+ /workspace/a\n~ /b\n+ env T\nsize -1.0 KB\n"
     );
+    stub.run(&["checkpoint", "diff", "--content", CHECKPOINT, CHECKPOINT]).await.ok();
+    let asked = stub.seen().pop().unwrap();
+    assert_eq!((&*asked.line, asked.query("content")), ("POST /api/v1/checkpoints/compare", "true"));
     assert_eq!(stub.run(&["checkpoint", "clone", CHECKPOINT, "copy"]).await.ok(), format!("{CHECKPOINT}\n"));
     assert_eq!(stub.run(&["checkpoint", "rm", CHECKPOINT]).await.ok(), format!("{CHECKPOINT}\n"));
 }

@@ -5,7 +5,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     fs::File,
-    os::unix::process::CommandExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -57,23 +57,38 @@ impl Server {
         Self::start_in(&std::env::temp_dir(), settings).await
     }
 
+    /// The same with a master key that another server has.
+    pub async fn start_with_key(key: &[u8], settings: &[(&str, &str)]) -> Self {
+        let mut server = Self::not_started(&std::env::temp_dir(), settings);
+        let keys = server.data_dir().join("keys");
+        std::fs::create_dir_all(&keys).unwrap();
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(keys.join("master.key")).unwrap();
+        std::io::Write::write_all(&mut file, key).unwrap();
+        server.launch().await;
+        server
+    }
+
     /// The same with the data directory below `parent`.
     pub async fn start_in(parent: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut server = Self::not_started(parent, settings);
+        server.launch().await;
+        server.key = server.register("Test").await;
+        server
+    }
+
+    fn not_started(parent: &Path, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("fp-test-").tempdir_in(parent).unwrap();
         let mut settings: Vec<(String, String)> =
             settings.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         settings.extend(postgres_schema().map(|url| ("database_url".to_owned(), url)));
-        let mut server = Self {
+        Self {
             child: None,
             folder: Some(folder),
             settings,
             url: String::new(),
             key: String::new(),
             client: Client::builder().pool_max_idle_per_host(64).build().unwrap(),
-        };
-        server.launch().await;
-        server.key = server.register("Test").await;
-        server
+        }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -277,6 +292,16 @@ impl Server {
         let dump = Command::new("pg_dump").args(["--schema", schema, server]).output().unwrap();
         assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
         dump.stdout
+    }
+
+    /// Runs the program beside the server, with its settings and data directory.
+    pub fn program(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).arg("--data-dir").arg(self.data_dir());
+        for (name, value) in &self.settings {
+            command.env(format!("FORKPOINT_{}", name.to_uppercase()), value);
+        }
+        command.output().unwrap()
     }
 
     /// What `doctor --json` says of the data directory.
