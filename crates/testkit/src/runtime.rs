@@ -334,6 +334,9 @@ impl Runtime for FakeRuntime {
     ) -> Result<Vec<Option<FoundFile>>, RuntimeError> {
         let tree = self.state().tree(&of.tree)?;
         let read = |path: Vec<u8>| {
+            if !of.scope.contains(&path) {
+                return None;
+            }
             let content = tree.0.get(&String::from_utf8(path).ok()?)?.content.as_ref()?;
             let size = content.len() as u64;
             Some(FoundFile { size, content: (size <= limit).then(|| content.to_vec()) })

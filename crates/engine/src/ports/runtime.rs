@@ -98,7 +98,7 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     async fn compare(&self, first: &Captured, second: &Captured) -> Result<TreeDiff, RuntimeError>;
 
     /// Reads the regular files at these absolute paths, in their order, as far as they have at most `limit` bytes;
-    /// `None` where there is no regular file.
+    /// `None` where there is no regular file, or it was not captured.
     async fn read_files(
         &self,
         of: &Captured,

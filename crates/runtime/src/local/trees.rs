@@ -176,11 +176,16 @@ impl LocalRuntime {
         paths: Vec<Vec<u8>>,
         limit: u64,
     ) -> Result<Vec<Option<FoundFile>>, RuntimeError> {
-        let seen = self.seen(of).await?;
+        let (seen, scope) = (self.seen(of).await?, of.scope.clone());
         blocking(move || {
-            let found = forkpoint_volumes::read_files(seen.source(), &paths, limit).map_err(failed("read files"))?;
+            // What is out of scope was not captured, though a layer on this machine has it.
+            let inside: Vec<bool> = paths.iter().map(|path| scope.contains(path)).collect();
+            let wanted = paths.into_iter().zip(&inside).filter(|(_, inside)| **inside).map(|(path, _)| path);
+            let wanted: Vec<Vec<u8>> = wanted.collect();
+            let found = forkpoint_volumes::read_files(seen.source(), &wanted, limit).map_err(failed("read files"))?;
             let told = |file: forkpoint_volumes::Found| FoundFile { size: file.size, content: file.content };
-            Ok(found.into_iter().map(|file| file.map(told)).collect())
+            let mut found = found.into_iter();
+            Ok(inside.into_iter().map(|inside| if inside { found.next().flatten().map(told) } else { None }).collect())
         })
         .await
     }
