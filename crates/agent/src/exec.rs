@@ -13,7 +13,7 @@ mod output;
 pub(crate) mod session;
 mod spawn;
 mod terminal;
-mod watch;
+pub(crate) mod watch;
 
 use std::future::pending;
 use std::io;

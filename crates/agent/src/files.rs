@@ -13,6 +13,7 @@ mod read;
 mod remove;
 mod rename;
 mod tree;
+mod watch;
 mod write;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::users::{Account, Users};
 
 pub(crate) use list::{glob, list};
 pub(crate) use read::{read, read_small};
+pub(crate) use watch::watch;
 pub(crate) use write::write;
 
 /// Answers the requests that need no content: stat, mkdir, move, copy, remove.

@@ -151,6 +151,9 @@ async fn dispatch(agent: &Rc<Agent>, mut connection: Connection, request: Reques
         Request::Glob { pattern, limit } => {
             return Box::pin(files::glob(connection, pattern, limit)).await;
         }
+        Request::Watch { path, recursive } => {
+            return Box::pin(files::watch(connection, path, recursive)).await;
+        }
         Request::Processes => return processes::list(connection).await,
         Request::Usage => processes::usage(agent).await.map(AgentFrame::Usage),
         Request::Refresh(refresh) => identity::refresh(agent, &refresh).map(|()| AgentFrame::Ok),

@@ -144,6 +144,9 @@ pub struct Checkpoint {
     pub expires_at: Option<Timestamp>,
     /// Whether retention leaves it alone, whatever `expires_at` says.
     pub pinned: bool,
+    /// Which step of a recipe it is the outcome of. Such a one is kept only to save repeating the step: it is not
+    /// listed, does not go into the vault, and may be removed at any time.
+    pub step_key: Option<String>,
 }
 
 impl Checkpoint {

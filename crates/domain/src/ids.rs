@@ -87,6 +87,10 @@ prefixed_id!(
     /// Names a terminal, or a background command, of one sandbox.
     TerminalId, "terminal_id", "term-", ["term_"]);
 
+prefixed_id!(
+    /// Names one build of a recipe.
+    BuildId, "build_id", "bld-", ["bld_"]);
+
 #[cfg(test)]
 mod tests {
     use super::*;

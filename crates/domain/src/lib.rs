@@ -10,6 +10,7 @@ pub mod limits;
 pub mod lineage;
 pub mod organization;
 pub mod path;
+pub mod recipe;
 pub mod restore;
 pub mod sandbox;
 pub mod scope;

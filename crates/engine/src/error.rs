@@ -1,7 +1,7 @@
 //! Why an operation did not happen, in terms every dialect can render.
 
 use crate::ports::{guest::GuestError, records::RecordsError, runtime::RuntimeError};
-use forkpoint_domain::Invalid;
+use forkpoint_domain::{Invalid, recipe::RecipeError};
 
 /// The engine's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -18,6 +18,12 @@ pub enum Error {
     /// The credential does not permit this.
     #[error("this key lacks the scope '{0}'")]
     Forbidden(&'static str),
+    /// A recipe is not one, or asks for what is not there.
+    #[error("{0}")]
+    Recipe(RecipeError),
+    /// A step of a recipe failed.
+    #[error("{0}")]
+    StepFailed(RecipeError),
     /// There is no such object for this caller.
     #[error("{kind} {id} does not exist")]
     NotFound {

@@ -132,6 +132,12 @@ points! {
     RecoverEnded = "recover.ended",
     /// Its row is removed.
     RecoverRow = "recover.row",
+    /// The sandbox of a recipe's step runs.
+    BuildSandbox = "build.sandbox",
+    /// What a recipe's step did is captured; its sandbox runs.
+    BuildStep = "build.step",
+    /// The template that a recipe describes is there; nobody was told.
+    BuildPublished = "build.published",
     /// The row of a sandbox that ended by itself says so; what it held is not freed.
     LostRecorded = "lost.recorded",
 }

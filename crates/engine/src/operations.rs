@@ -1,6 +1,7 @@
 //! What can be asked of the platform, one file an operation family.
 
 pub mod accounts;
+pub mod build;
 pub mod checkpoints;
 pub mod compare;
 pub mod create;
@@ -11,6 +12,7 @@ pub mod fork;
 pub mod idempotency;
 pub mod restore;
 pub mod sandboxes;
+mod services;
 pub mod templates;
 pub mod terminals;
 pub mod vault_status;

@@ -1,6 +1,7 @@
 //! The platform: its parts, its settings, and what all operations share (claims, locks, background work).
 
 pub(crate) mod budget;
+pub(crate) mod builds;
 pub(crate) mod claims;
 pub(crate) mod durabilities;
 pub(crate) mod hot;
@@ -13,8 +14,10 @@ use crate::{
     ports::{clock::Clock, records::Records, runtime::Runtime, sealer::Sealer, vault::Vault},
 };
 pub use budget::Capacity;
+pub use builds::BuildCache;
 
 use budget::{Admission, Budget};
+use builds::Builds;
 use claims::Claims;
 use durabilities::Durabilities;
 use forkpoint_domain::{
@@ -51,6 +54,8 @@ pub struct Settings {
     pub max_count: u32,
     /// What sandboxes may take of the host together.
     pub capacity: Capacity,
+    /// How much of what recipes' steps made is kept for later builds.
+    pub build_cache: BuildCache,
 }
 
 impl Default for Settings {
@@ -64,6 +69,7 @@ impl Default for Settings {
             lock_wait: Duration::from_secs(10),
             max_count: 100,
             capacity: Capacity::default(),
+            build_cache: BuildCache::default(),
         }
     }
 }
@@ -108,6 +114,7 @@ pub(crate) struct Inner {
     pub(crate) template_claims: templates::TemplateClaims,
     pub(crate) budget: Budget,
     pub(crate) keys: KeyCache,
+    pub(crate) builds: Builds,
     pub(crate) vault: Option<Arc<dyn Vault>>,
     pub(crate) durability: Durabilities,
     pub(crate) hot: HotLayers,
@@ -135,6 +142,7 @@ impl Platform {
                 template_claims: templates::TemplateClaims::default(),
                 budget: Budget::default(),
                 keys: KeyCache::default(),
+                builds: Builds::default(),
                 vault: None,
                 durability: Durabilities::default(),
                 hot: HotLayers::default(),
@@ -163,8 +171,14 @@ impl Platform {
         Ok(self.inner.records.ping().await?)
     }
 
+    /// Ends the builds in progress, and lets none begin.
+    pub fn end_builds(&self) {
+        self.inner.builds.end_all();
+    }
+
     /// Waits until operations that were begun have ended.
     pub async fn drain(&self) {
+        self.end_builds();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }

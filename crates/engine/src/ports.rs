@@ -8,3 +8,4 @@ pub mod sealer;
 pub mod templates;
 pub mod terminal;
 pub mod vault;
+pub mod watch;

@@ -2,7 +2,8 @@
 //!
 //! Each pass takes no input but the present state, can be run again at any time, and is interrupted harmlessly.
 
-mod durability;
+mod builds;
+pub(crate) mod durability;
 mod expiry;
 mod garbage;
 mod hot_layers;
@@ -31,6 +32,8 @@ impl Platform {
         self.finish_interrupted().await;
         self.compare_with_host(true).await;
         self.inner.runtime.recovered().await;
+        self.end_lost_builds().await;
+        self.bound_build_cache().await;
         self.collect_garbage().await;
     }
 
@@ -44,6 +47,7 @@ impl Platform {
             every(COMPARE_EVERY, || async {
                 platform.finish_interrupted().await;
                 platform.compare_with_host(false).await;
+                platform.end_lost_builds().await;
             })
             .await;
         });
@@ -51,6 +55,7 @@ impl Platform {
         set.spawn(async move {
             every(COLLECT_EVERY, || async {
                 platform.forget_old().await;
+                platform.bound_build_cache().await;
                 platform.collect_garbage().await;
             })
             .await;

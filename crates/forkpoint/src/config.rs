@@ -67,6 +67,10 @@ pub(crate) struct Config {
     pub(crate) stopped_retention_days: u32,
     /// Bytes of checkpoints' layers kept on this machine; none: as many as there are.
     pub(crate) hot_layer_bytes: Option<u64>,
+    /// Outcomes of recipes' steps that are kept for later builds.
+    pub(crate) build_cache_layers: u64,
+    /// Bytes that they may have together.
+    pub(crate) build_cache_bytes: u64,
     /// The most sandboxes one request may make.
     pub(crate) max_count: u32,
     /// Log lines for people (text) or machines (json).
@@ -103,6 +107,8 @@ impl Default for Config {
             checkpoint_retention_days: checkpoint::DEFAULT_RETENTION_DAYS,
             stopped_retention_days: 30,
             hot_layer_bytes: None,
+            build_cache_layers: 500,
+            build_cache_bytes: 20 << 30,
             max_count: 100,
             log_format: "text".into(),
         }
@@ -175,7 +181,7 @@ fn value_of(setting: &str, kind: Kind, text: &str) -> anyhow::Result<toml::Value
     })
 }
 
-const SETTINGS: [(&str, Kind); 29] = [
+const SETTINGS: [(&str, Kind); 31] = [
     ("data_dir", Kind::Text),
     ("listen", Kind::Text),
     ("database_url", Kind::Text),
@@ -203,6 +209,8 @@ const SETTINGS: [(&str, Kind); 29] = [
     ("checkpoint_retention_days", Kind::Number),
     ("stopped_retention_days", Kind::Number),
     ("hot_layer_bytes", Kind::Number),
+    ("build_cache_layers", Kind::Number),
+    ("build_cache_bytes", Kind::Number),
     ("max_count", Kind::Number),
     ("log_format", Kind::Text),
 ];

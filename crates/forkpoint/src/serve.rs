@@ -103,6 +103,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         other => other,
     };
     tracing::info!("ending; sandboxes go on");
+    if let Ok(Some(server)) = &outcome {
+        // They take long, and what their finished steps left saves the next ones the time.
+        server.parts.platform.end_builds();
+    }
     stop.cancel();
     if tokio::time::timeout(DRAIN, serving).await.is_err() {
         tracing::warn!("requests in flight did not end in time");

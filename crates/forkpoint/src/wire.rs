@@ -3,7 +3,7 @@
 use crate::config::Config;
 use anyhow::Context;
 use forkpoint_domain::{checkpoint::CaptureLimits, limits};
-use forkpoint_engine::{Capacity, Platform, Settings, ports::clock::SystemClock};
+use forkpoint_engine::{BuildCache, Capacity, Platform, Settings, ports::clock::SystemClock};
 use forkpoint_records::Database;
 use forkpoint_runtime::local::{LocalOptions, LocalRuntime, total_memory};
 use forkpoint_vault::{MasterKey, MasterKeySealer, Vault, VaultOptions};
@@ -124,6 +124,7 @@ pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Par
         checkpoint_retention_days: config.checkpoint_retention_days,
         hot_layer_bytes: config.hot_layer_bytes,
         stopped_retention_days: config.stopped_retention_days,
+        build_cache: BuildCache { layers: config.build_cache_layers, bytes: config.build_cache_bytes },
         max_count: config.max_count,
         capacity: Capacity {
             sandboxes: config.max_sandboxes,

@@ -59,6 +59,37 @@ pub enum AgentFrame<'a> {
     Session(Session),
     /// The next `Stdout` starts at this byte of all that the session ever wrote.
     Position(u64),
+    /// From now on changes are told.
+    Watching {
+        /// By looking again and again, since the kernel has no room for another watch: what comes
+        /// and goes in between is not seen.
+        polled: bool,
+    },
+    /// Some changes in the order in which they happened; at most [`crate::MAX_CHANGES`], never none.
+    Changes(Vec<Change>),
+    /// Changes were lost: there were more than were fetched in time.
+    Overflow,
+}
+
+/// What happened to a file. A rename is a removal and a creation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Absolute, as asked for or below what was asked for.
+    pub path: Vec<u8>,
+    pub kind: ChangeKind,
+}
+
+/// Kind of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// It is there now.
+    Created,
+    /// Its content was written to.
+    Modified,
+    /// Mode, owner, times or link count changed.
+    Attributes,
+    /// It is no longer there.
+    Removed,
 }
 
 /// How a command ended.

@@ -18,7 +18,9 @@ mod request;
 
 pub use codec::CodecError;
 pub use config::{AgentConfig, Hello, Token};
-pub use frames::{AgentFrame, Entry, EntryKind, ErrorKind, Exit, HostFrame, Process, Session, Usage};
+pub use frames::{
+    AgentFrame, Change, ChangeKind, Entry, EntryKind, ErrorKind, Exit, HostFrame, Process, Session, Usage,
+};
 pub use request::{Command, Exec, Open, PtySize, Refresh, Request, WriteDisposition, WriteFile};
 
 /// Generation of the schema. The agent answers hosts of this generation only.
@@ -44,6 +46,9 @@ pub const STDIN_WINDOW: usize = 256 * 1024;
 
 /// Most entries that one `List` or `Glob` answers, whatever limit was asked for.
 pub const MAX_ENTRIES: u32 = 100_000;
+
+/// Most changes in one [`AgentFrame::Changes`].
+pub const MAX_CHANGES: usize = 200;
 
 /// Most bytes of output that one session keeps, whatever was asked for.
 pub const MAX_SCROLLBACK: u32 = 1 << 20;

@@ -119,6 +119,15 @@ pub enum Request {
         /// As given to `Open`.
         id: [u8; 16],
     },
+    /// Tells what happens to a file, or to what is in a directory: `Watching`, then `Changes` and
+    /// `Overflow` in any number, last `End` when the directory itself is gone. `Cancel` or a lost
+    /// connection ends it.
+    Watch {
+        /// A symbolic link is followed.
+        path: Vec<u8>,
+        /// Of a directory, also what lies deeper. Symbolic links below are not followed.
+        recursive: bool,
+    },
 }
 
 /// A command to run.

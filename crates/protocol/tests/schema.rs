@@ -34,6 +34,7 @@ fn every_variant_has_a_sample() {
     assert_next_is_unknown::<WriteDisposition>("WriteDisposition", dispositions().len());
     assert_next_is_unknown::<EntryKind>("EntryKind", entry_kinds().len());
     assert_next_is_unknown::<ErrorKind>("ErrorKind", error_kinds().len());
+    assert_next_is_unknown::<ChangeKind>("ChangeKind", change_kinds().len());
     let zeros = [0; 64];
     for count in [host_frames().len(), agent_frames().len()] {
         let bytes = [&[count as u8], &zeros[..]].concat();
@@ -61,6 +62,7 @@ fn describe() -> String {
     section(&mut out, "AgentFrame", &agent_frames());
     section(&mut out, "EntryKind", &entry_kinds());
     section(&mut out, "ErrorKind", &error_kinds());
+    section(&mut out, "ChangeKind", &change_kinds());
     let end = out.trim_end_matches([',', '\n']).len();
     out.truncate(end);
     out.push_str("\n}\n");
@@ -135,6 +137,7 @@ fn requests() -> Vec<Request> {
         Request::Attach { id: [5; 16], from: Some(300) },
         Request::Sessions,
         Request::Close { id: [5; 16] },
+        Request::Watch { path: b"/a".into(), recursive: true },
     ]
 }
 
@@ -202,6 +205,9 @@ fn agent_frames() -> Vec<AgentFrame<'static>> {
             ended: Some(exit),
         }),
         AgentFrame::Position(300),
+        AgentFrame::Watching { polled: true },
+        AgentFrame::Changes(vec![Change { path: b"/a".into(), kind: ChangeKind::Removed }]),
+        AgentFrame::Overflow,
     ]
 }
 
@@ -223,6 +229,10 @@ fn entry() -> Entry {
 fn entry_kinds() -> Vec<EntryKind> {
     use EntryKind::*;
     vec![File, Directory, Symlink, Fifo, Socket, BlockDevice, CharDevice]
+}
+
+fn change_kinds() -> Vec<ChangeKind> {
+    vec![ChangeKind::Created, ChangeKind::Modified, ChangeKind::Attributes, ChangeKind::Removed]
 }
 
 fn error_kinds() -> Vec<ErrorKind> {

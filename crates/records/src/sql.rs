@@ -56,15 +56,15 @@ texts! {
         (id, org_id, sandbox_id, parent_id, cloned_from, name, name_folded, description, kind, status, failure, \
         durability, template_name, template_digest, layer, scope, has_env, metadata, file_count, size_bytes, \
         checksum, pause_ms, copy_duration_ms, created_at, expires_at, durability_reason, durable_at, verified_at, \
-        pinned, env) \
+        pinned, step_key, env) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
-        $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)";
+        $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)";
     UPDATE_CHECKPOINT = "UPDATE checkpoints SET \
         sandbox_id = $3, parent_id = $4, cloned_from = $5, name = $6, name_folded = $7, description = $8, kind = $9, \
         status = $10, failure = $11, durability = $12, template_name = $13, template_digest = $14, layer = $15, \
         scope = $16, has_env = $17, metadata = $18, file_count = $19, size_bytes = $20, checksum = $21, \
         pause_ms = $22, copy_duration_ms = $23, created_at = $24, expires_at = $25, \
-        durability_reason = $26, durable_at = $27, verified_at = $28, pinned = $29 \
+        durability_reason = $26, durable_at = $27, verified_at = $28, pinned = $29, step_key = $30 \
         WHERE id = $1 AND org_id = $2 AND deleted_at IS NULL";
     SET_DURABILITY = "UPDATE checkpoints SET \
         durability = $3, durability_reason = $4, checksum = $5, durable_at = $6, verified_at = $7 \
@@ -80,7 +80,7 @@ texts! {
     CHECKPOINTS = "SELECT id, org_id, sandbox_id, parent_id, cloned_from, name, description, kind, status, failure, \
         durability, template_name, template_digest, layer, scope, has_env, metadata, file_count, size_bytes, \
         checksum, pause_ms, copy_duration_ms, created_at, expires_at, durability_reason, durable_at, verified_at, \
-        pinned FROM checkpoints WHERE deleted_at IS NULL";
+        pinned, step_key FROM checkpoints WHERE deleted_at IS NULL";
 
     LAYERS_IN_USE = "SELECT layer FROM sandboxes WHERE layer IS NOT NULL \
         UNION SELECT layer FROM checkpoints WHERE layer IS NOT NULL";

@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod link;
 mod session;
+mod watch;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,11 +20,12 @@ pub use error::AgentError;
 pub use exec::{ExecControl, ExecEvent, ExecStdin, ExecStream};
 pub use files::{FileRead, Listing};
 pub use forkpoint_protocol::{
-    Command, Entry, EntryKind, ErrorKind, Exec as ExecSpec, Exit, Open as OpenSpec, Process, PtySize, Refresh, Session,
-    Usage, WriteDisposition, WriteFile as WriteSpec,
+    Change, ChangeKind, Command, Entry, EntryKind, ErrorKind, Exec as ExecSpec, Exit, Open as OpenSpec, Process,
+    PtySize, Refresh, Session, Usage, WriteDisposition, WriteFile as WriteSpec,
 };
 use link::Link;
 pub use session::{SessionEvent, SessionStream};
+pub use watch::{WatchEvent, WatchStream};
 
 /// How long the parts of a call may take.
 #[derive(Debug, Clone, Copy)]

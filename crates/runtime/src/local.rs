@@ -22,6 +22,7 @@ use forkpoint_domain::{
     checkpoint::CaptureLimits,
     diff::TreeDiff,
     ids::{LayerId, OrgId, SandboxId},
+    recipe::Service,
     restore::{LayerPlan, TreeRef},
     sandbox::StopReason,
     scope::Scope,
@@ -77,7 +78,8 @@ struct Inner {
     data_dir: PathBuf,
     layers: LayerStore,
     templates: TemplateStore,
-    roots: Mutex<HashMap<TemplateRef, PathBuf>>,
+    /// Template versions that were used.
+    known: Mutex<HashMap<TemplateRef, templates::Known>>,
     cgroups: Cgroups,
     launcher: Launcher,
     seccomp: Vec<u8>,
@@ -125,7 +127,7 @@ impl LocalRuntime {
                 data_dir: options.data_dir,
                 layers,
                 templates,
-                roots: Mutex::default(),
+                known: Mutex::default(),
                 cgroups,
                 launcher: Launcher::new(jail, agent),
                 seccomp: forkpoint_jail::seccomp::program(),
@@ -220,6 +222,14 @@ impl Runtime for LocalRuntime {
 
     async fn templates(&self) -> Result<Vec<TemplateInfo>, RuntimeError> {
         self.all_templates().await
+    }
+
+    async fn template_version(&self, template: &TemplateRef) -> Result<Option<TemplateInfo>, RuntimeError> {
+        self.version_of_template(template).await
+    }
+
+    async fn services(&self, template: &TemplateRef) -> Result<Arc<[Service]>, RuntimeError> {
+        Ok(self.known_version(template).await?.services)
     }
 
     async fn publish(&self, new: NewTemplate) -> Result<TemplateInfo, RuntimeError> {

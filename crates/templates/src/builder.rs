@@ -16,25 +16,6 @@ use crate::{Error, Result, tree};
 /// package lists, and the dpkg database's temporary files.
 const NEEDED_BYTES: u64 = 1_100_000_000;
 
-/// What must be there for the template to be one.
-const REQUIRED: &[&str] = &[
-    "usr/bin/bash",
-    "usr/bin/python3",
-    "usr/bin/python",
-    "usr/bin/pip3",
-    "usr/bin/node",
-    "usr/bin/npm",
-    "usr/bin/git",
-    "usr/bin/curl",
-    "usr/bin/apt-get",
-    "usr/bin/ps",
-    "workspace",
-    "app",
-    "home/sandbox",
-    "etc/pip.conf",
-    "etc/ssl/certs/ca-certificates.crt",
-];
-
 /// A finished root and the release that it is of.
 #[derive(Debug)]
 pub(crate) struct Built {
@@ -55,7 +36,7 @@ pub(crate) fn build(
     if free < NEEDED_BYTES {
         return Err(full(staging));
     }
-    let selection = apt.select()?;
+    let selection = apt.select(recipe.release.as_deref())?;
     let root = staging.join("rootfs");
     let result = run::mmdebstrap(recipe, &selection, staging, &root, log, cancel, reporter).and_then(|()| {
         reporter.report(Stage::Finishing, 92)?;
@@ -95,8 +76,8 @@ fn finish(root: &Path, recipe: &Recipe, selection: &Selection, log: &Path) -> Re
     }
     write(root, c"etc/apt/apt.conf.d", c"50forkpoint", &settings)?;
 
-    let broken = |reason: String| Error::Build { name: recipe.name.to_owned(), reason, log: log.to_path_buf() };
-    for path in REQUIRED {
+    let broken = |reason: String| Error::Build { name: recipe.name.clone(), reason, log: log.to_path_buf() };
+    for path in recipe.required {
         if !tree::exists(root, path)? {
             return Err(broken(format!("the finished root has no /{path}")));
         }

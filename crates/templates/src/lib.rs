@@ -22,7 +22,7 @@ mod tree;
 
 pub use error::{Error, Result};
 pub use limits::Limits;
-pub use manifest::{Details, Manifest};
+pub use manifest::{Details, Manifest, Service};
 pub use name::{ALIASES, DEFAULT, TemplateName};
 pub use progress::{Cancel, Progress, Stage};
 pub use store::add::Publication;

@@ -23,9 +23,10 @@ pub struct Manifest {
     /// Template name.
     pub name: String,
     /// Digest of the contents: first 32 hex digits of a BLAKE3 over every path, type, mode, owner and content; for
-    /// one that belongs to an organisation, of a BLAKE3 over the organisation and that.
+    /// one that belongs to an organisation, of a BLAKE3 over the organisation and that (and user and services, where
+    /// there are any).
     pub digest: String,
-    /// Digest of the recipe that it was made by, 32 hex digits; empty if it was imported or published.
+    /// Digest of the recipe that it was made by, 32 hex digits; empty if it was imported or published otherwise.
     pub recipe: String,
     /// Distribution release, such as `bookworm`; empty if unknown.
     pub release: String,
@@ -63,6 +64,30 @@ pub struct Details {
     /// Such variables that may be secret, encrypted by whoever published it, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealed_env: Option<String>,
+    /// Who commands in its sandboxes run as; none: `sandbox`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// What runs in its sandboxes from their start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+}
+
+/// A command that runs in a template's sandboxes from their start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name, for people.
+    pub name: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Who it runs as; none: who commands run as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Where it starts; none: where commands do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// Variables laid over the sandbox's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
 }
 
 impl Manifest {

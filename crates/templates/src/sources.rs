@@ -70,6 +70,45 @@ pub fn select(
     own_release: &str,
     origin: &dyn Fn(&str, &str) -> Option<String>,
 ) -> Result<Selection, String> {
+    let own = own_entries(sources, own_release, origin);
+    let has = |wanted: &str| own.iter().any(|s| s.suites.iter().any(|suite| suite == wanted));
+    let release = [PREFERRED_RELEASE, own_release]
+        .into_iter()
+        .chain(STANDINGS.iter().copied())
+        .find(|release| !release.is_empty() && has(release))
+        .ok_or_else(|| {
+            format!(
+                "{} entries, of them {} of the distribution itself, none for {PREFERRED_RELEASE} or the host's own release {own_release:?}",
+                sources.len(),
+                own.len()
+            )
+        })?
+        .to_owned();
+    Ok(reduce(own, release))
+}
+
+/// The same for a certain release.
+///
+/// # Errors
+/// A phrase for people, if the host has no sources for it.
+pub fn select_release(
+    sources: &[Source],
+    own_release: &str,
+    origin: &dyn Fn(&str, &str) -> Option<String>,
+    release: &str,
+) -> Result<Selection, String> {
+    let own = own_entries(sources, own_release, origin);
+    let suites: std::collections::BTreeSet<&str> =
+        own.iter().flat_map(|source| &source.suites).map(String::as_str).collect();
+    if !suites.contains(release) {
+        let known: Vec<_> = suites.into_iter().filter(|suite| !suite.contains('-')).collect();
+        return Err(format!("none for {release:?}; there are {}", known.join(", ")));
+    }
+    Ok(reduce(own, release.to_owned()))
+}
+
+/// The distribution's own entries, each with those of its suites that are.
+fn own_entries(sources: &[Source], own_release: &str, origin: &dyn Fn(&str, &str) -> Option<String>) -> Vec<Source> {
     let mut own: Vec<Source> = Vec::new();
     for source in sources {
         let mut source = source.clone();
@@ -84,26 +123,18 @@ pub fn select(
             own.push(source);
         }
     }
-    let base = |wanted: &str| own.iter().any(|s| s.suites.iter().any(|suite| suite == wanted));
-    let release = [PREFERRED_RELEASE, own_release]
-        .into_iter()
-        .chain(STANDINGS.iter().copied())
-        .find(|release| !release.is_empty() && base(release))
-        .ok_or_else(|| {
-            format!(
-                "{} entries, of them {} of the distribution itself, none for {PREFERRED_RELEASE} or the host's own release {own_release:?}",
-                sources.len(),
-                own.len()
-            )
-        })?
-        .to_owned();
+    own
+}
+
+/// What of the entries is of a release, its updates and its security updates.
+fn reduce(mut own: Vec<Source>, release: String) -> Selection {
     for source in &mut own {
         source.suites.retain(|suite| {
             suite.strip_prefix(&release).is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"))
         });
     }
     own.retain(|source| !source.suites.is_empty());
-    Ok(Selection { release, sources: own })
+    Selection { release, sources: own }
 }
 
 fn is_own(source: &Source, suite: &str, own_release: &str, origin: &dyn Fn(&str) -> Option<String>) -> bool {

@@ -82,10 +82,21 @@ impl TemplateStore {
     /// # Errors
     /// Any of this crate's but [`Error::Unknown`] and [`Error::InvalidName`].
     pub fn ensure_default(&self, progress: &mut dyn FnMut(Progress)) -> Result<Template> {
-        let recipe = Recipe::standard(&self.apt.identity()?);
+        self.ensure(&Recipe::standard(&self.apt.identity()?), progress)
+    }
+
+    /// The same for `debian-<release>`, a bare Debian of one of the releases that the host has package sources for.
+    ///
+    /// # Errors
+    /// As [`ensure_default`](Self::ensure_default); [`Error::InvalidName`] for what no release is called.
+    pub fn ensure_debian(&self, release: &str, progress: &mut dyn FnMut(Progress)) -> Result<Template> {
+        self.ensure(&Recipe::debian(release, &self.apt.identity()?), progress)
+    }
+
+    fn ensure(&self, recipe: &Recipe, progress: &mut dyn FnMut(Progress)) -> Result<Template> {
         let name: TemplateName = recipe.name.parse()?;
         let mut reporter = Reporter::new(progress, self.cancel.clone());
-        let data = self.data.join(recipe.name);
+        let data = self.data.join(&recipe.name);
         make_directory(&data)?;
         let _data_lock = Lock::take(&data, &mut reporter)?;
         remove_leftovers(&data)?;
@@ -93,7 +104,7 @@ impl TemplateStore {
         present.retain(|t| t.manifest.recipe == recipe.digest);
         let template = match present.pop() {
             Some(template) => template,
-            None => self.install(&recipe, &name, &data, &mut reporter)?,
+            None => self.install(recipe, &name, &data, &mut reporter)?,
         };
         reporter.report(Stage::Ready, 100)?;
         Ok(template)
@@ -181,7 +192,7 @@ impl TemplateStore {
         data: &Path,
         reporter: &mut Reporter<'_>,
     ) -> Result<Template> {
-        let cache = self.cache.join(recipe.name);
+        let cache = self.cache.join(&recipe.name);
         make_directory(&cache)?;
         let _cache_lock = Lock::take(&cache, reporter)?;
         remove_leftovers(&cache)?;
@@ -246,7 +257,7 @@ impl TemplateStore {
         }
         reporter.report(Stage::Measuring, 93)?;
         let measure = tree::measure(&built.root, &self.cancel)?;
-        let manifest = Manifest::new(recipe.name, &recipe.digest, &built.release, &measure);
+        let manifest = Manifest::new(&recipe.name, &recipe.digest, &built.release, &measure);
         // The tree has to be on the disk before the manifest that vouches for it.
         tree::sync_filesystem(staging.path())?;
         manifest.write(staging.path())?;

@@ -205,7 +205,7 @@ fn a_hosts_configuration_is_read_from_all_its_files_and_no_others() {
         ]
     );
     let empty = tempfile::tempdir().unwrap();
-    let error = HostApt::at(empty.path()).select().unwrap_err().to_string();
+    let error = HostApt::at(empty.path()).select(None).unwrap_err().to_string();
     assert!(error.starts_with("no usable Debian or Ubuntu package source in "), "{error}");
 }
 

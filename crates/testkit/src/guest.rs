@@ -14,6 +14,7 @@ use forkpoint_engine::ports::guest::{
     ByteStream, ExecEvent, ExecSpec, FileContent, FileEntry, FileKind, Guest, GuestError, Listing,
 };
 use forkpoint_engine::ports::terminal::{Attached, Terminal, TerminalSpec};
+use forkpoint_engine::ports::watch::{ChangeKind, Watch, WatchEvent};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
@@ -160,10 +161,11 @@ impl Guest for FakeGuest {
         Ok(FileContent { entry, content: stream::iter(pieces).boxed() })
     }
 
-    async fn write(
+    async fn write_as(
         &self,
         path: &SandboxPath,
         mode: Option<u32>,
+        _owner: Option<&str>,
         mut content: ByteStream,
     ) -> Result<FileEntry, GuestError> {
         let mut bytes = Vec::new();
@@ -225,7 +227,12 @@ impl Guest for FakeGuest {
         })
     }
 
-    async fn make_directory(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError> {
+    async fn make_directory_as(
+        &self,
+        path: &SandboxPath,
+        recursive: bool,
+        _owner: Option<&str>,
+    ) -> Result<(), GuestError> {
         self.with(|tree| {
             match tree.0.get(path.as_str()) {
                 Some(Node { content: None, .. }) if recursive => return Ok(()),
@@ -263,6 +270,16 @@ impl Guest for FakeGuest {
             tree.0.extend(copied);
             Ok(())
         })
+    }
+
+    /// Tells each kind of event once, then nothing more.
+    async fn watch(&self, path: &SandboxPath, recursive: bool) -> Result<Watch, GuestError> {
+        self.stat(path).await?;
+        let path = path.as_str().to_owned();
+        let kinds = [ChangeKind::Created, ChangeKind::Modified, ChangeKind::Attributes, ChangeKind::Removed];
+        let changes = kinds.map(|kind| WatchEvent::Changed { path: path.clone(), kind });
+        let events = stream::iter(changes).chain(stream::iter([WatchEvent::Overflow, WatchEvent::Gone]));
+        Ok(Watch { polled: recursive, events: events.boxed() })
     }
 
     async fn remove(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError> {

@@ -222,6 +222,9 @@ impl Records for MemoryRecords {
                 && filter.layer.is_none_or(|layer| one.layer == layer)
                 && filter.durability.is_none_or(|durability| one.durability == durability)
                 && (!filter.processing_only || one.status == CheckpointStatus::Processing)
+                && filter.steps.is_none_or(|steps| one.step_key.is_some() == steps)
+                && (filter.step_keys.is_empty()
+                    || one.step_key.as_ref().is_some_and(|key| filter.step_keys.contains(key)))
                 && (!filter.on_the_way
                     || (one.status == CheckpointStatus::Ready
                         && matches!(one.durability, Durability::Captured | Durability::Durable)))

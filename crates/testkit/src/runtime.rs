@@ -188,6 +188,9 @@ fn default_template() -> TemplateInfo {
         env: Environment::default(),
         sealed_env: None,
         origin: "built".into(),
+        user: None,
+        services: Vec::new(),
+        recipe: String::new(),
         release: "bookworm".into(),
         file_count: 1,
         size_bytes: 30,
@@ -232,6 +235,9 @@ impl Runtime for FakeRuntime {
             about: new.about,
             sealed_env: new.sealed_env,
             origin: new.origin,
+            user: new.user,
+            services: new.services,
+            recipe: new.recipe,
             ..default_template()
         };
         state.templates.push((info.clone(), tree));

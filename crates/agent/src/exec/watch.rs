@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 /// Makes the agent's end of a pipe or terminal non-blocking (the command's end stays as it is) and
 /// watches it.
-pub(super) fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, Failure> {
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, Failure> {
     let failed = |error: io::Error| Failure::doing("watch a pipe", error);
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(|errno| failed(errno.into()))?;
     rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;

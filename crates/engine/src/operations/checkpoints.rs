@@ -39,6 +39,15 @@ pub struct CreateCheckpoint {
     pub retention: Retention,
 }
 
+/// What makes a capture the outcome of a recipe's step.
+#[derive(Debug, Clone)]
+pub(crate) struct StepOutcome {
+    /// The step's key.
+    pub(crate) key: String,
+    /// How long it is kept if nobody uses it.
+    pub(crate) expires_at: jiff::Timestamp,
+}
+
 impl Platform {
     /// Captures a running sandbox. What this gives is on stable storage.
     pub async fn create_checkpoint(
@@ -70,7 +79,7 @@ impl Platform {
                     platform.forget_key(&caller, key).await?;
                 }
             }
-            platform.capture(&caller, sandbox_id, request, key.as_ref()).await
+            platform.capture(&caller, sandbox_id, request, key.as_ref(), None).await
         })
         .await
     }
@@ -82,6 +91,7 @@ impl Platform {
         sandbox_id: SandboxId,
         request: CreateCheckpoint,
         key: Option<&IdempotencyKey>,
+        step: Option<StepOutcome>,
     ) -> Result<Checkpoint> {
         let inner = &self.inner;
         let mut sandbox = self.own_sandbox(caller, sandbox_id).await?;
@@ -134,8 +144,9 @@ impl Platform {
                 pause_ms: capture.pause_ms,
                 copy_duration_ms: capture.copy_duration_ms,
                 created_at,
-                expires_at,
+                expires_at: step.as_ref().map_or(expires_at, |step| Some(step.expires_at)),
                 pinned,
+                step_key: step.map(|step| step.key),
             };
             sandbox.based_on = Some(id);
             let data = json!({ "checkpointId": id, "name": checkpoint.name });
@@ -162,10 +173,14 @@ impl Platform {
         self.own_checkpoint(caller, id).await
     }
 
-    /// The organisation's checkpoints; `filter.org` is set here.
+    /// The organisation's checkpoints but outcomes of recipes' steps; `filter.org` and `filter.steps` are set here.
     pub async fn list_checkpoints(&self, caller: &Caller, filter: CheckpointFilter) -> Result<Vec<Checkpoint>> {
         caller.require(KeyScope::Read)?;
-        Ok(self.inner.records.checkpoints(CheckpointFilter { org: Some(caller.org_id), ..filter }).await?)
+        Ok(self
+            .inner
+            .records
+            .checkpoints(CheckpointFilter { org: Some(caller.org_id), steps: Some(false), ..filter })
+            .await?)
     }
 
     /// Makes another checkpoint that shares the data of this one and lives on its own.
@@ -201,6 +216,7 @@ impl Platform {
                 durability_reason: None,
                 durable_at: None,
                 verified_at: None,
+                step_key: None,
                 ..origin
             };
             let env = match platform.checkpoint_environment(&Checkpoint { id, ..clone.clone() }).await? {

@@ -4,7 +4,7 @@ use super::{idempotency::IdempotencyKey, require_ready};
 use crate::{
     Caller, Error, Platform, Result,
     failpoint::{Point, pass},
-    platform::new_uuid,
+    platform::{claims::Claim, new_uuid, templates::TemplateClaim},
     ports::{
         records::{Change, RecordsError},
         runtime::Launch,
@@ -12,6 +12,7 @@ use crate::{
 };
 use forkpoint_domain::{
     Invalid,
+    checkpoint::Checkpoint,
     env::Environment,
     event::EventKind,
     ids::{CheckpointId, LayerId, SandboxId},
@@ -20,11 +21,16 @@ use forkpoint_domain::{
     restore::{LayerPlan, TreeRef, plan_create, plan_fork},
     sandbox::{Sandbox, SandboxState, expiry},
     scope::Scope,
-    template::TemplateName,
+    template::{TemplateName, TemplateRef},
 };
-use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 use std::collections::BTreeMap;
+
+/// Labels that begin so are the server's own.
+const OWN_LABELS: &str = "forkpoint.";
+/// How many sandboxes of one request are made at the same time.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// What is to be made.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +64,13 @@ impl Platform {
         let most = self.inner.settings.max_count;
         if !(1..=most).contains(&count) {
             return Err(Invalid::new("count", format!("must be between 1 and {most}")).into());
+        }
+        if let Some(name) = request.metadata.keys().find(|name| name.starts_with(OWN_LABELS)) {
+            return Err(Invalid::new(
+                format!("metadata.{name}"),
+                "begins with 'forkpoint.', which is the server's own",
+            )
+            .into());
         }
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
@@ -110,11 +123,24 @@ impl Platform {
         key: Option<&IdempotencyKey>,
     ) -> Result<Vec<Sandbox>> {
         let started = std::time::Instant::now();
-        let now = self.inner.clock.now();
-        let expires_at = expiry(now, request.timeout_seconds)?;
         // Claimed before its row is read: it may be deleted meanwhile.
         let origin = self.origin(caller, request).await?;
-        let env = origin.env.overlaid(&request.env);
+        self.create_on(caller, request, &origin, count, key, started).await
+    }
+
+    /// Makes sandboxes from what `origin` says, whatever the request names as its origin.
+    pub(crate) async fn create_on(
+        &self,
+        caller: &Caller,
+        request: &CreateSandbox,
+        origin: &Origin,
+        count: u32,
+        key: Option<&IdempotencyKey>,
+        started: std::time::Instant,
+    ) -> Result<Vec<Sandbox>> {
+        let now = self.inner.clock.now();
+        let expires_at = expiry(now, request.timeout_seconds)?;
+        let env = origin.env.clone().overlaid(&request.env);
         let defaults = self.inner.settings.default_limits;
         let limits = Limits {
             cpu_millis: request.cpu_millis.unwrap_or(defaults.cpu_millis),
@@ -159,7 +185,12 @@ impl Platform {
             changes.push(Change::InsertSandbox { sandbox: Box::new(sandbox.clone()), env });
             changes.push(Change::InsertEvent(self.sandbox_event(sandbox, EventKind::SandboxCreated, json!({}))));
         }
-        let launches = || join_all(sandboxes.iter().map(|sandbox| self.build(sandbox, &origin.plan, started)));
+        // Many at once would only wait for each other.
+        let mut builds = Vec::new();
+        for sandbox in &sandboxes {
+            builds.push(self.build(sandbox, origin, &env, started));
+        }
+        let launches = stream::iter(builds).buffered(AT_ONCE).collect::<Vec<_>>();
         let record = async {
             let recorded = self.inner.records.commit(changes).await;
             pass(Point::CreateRows);
@@ -168,9 +199,9 @@ impl Platform {
         let (recorded, built) = if key.is_some() {
             // The key decides who makes them, so it is recorded first.
             record.await?;
-            (Ok(()), launches().await)
+            (Ok(()), launches.await)
         } else {
-            tokio::join!(record, launches())
+            tokio::join!(record, launches)
         };
 
         let outcome = async {
@@ -204,9 +235,15 @@ impl Platform {
     }
 
     /// Makes the layer and starts the processes of one sandbox; gives its row as it then is.
-    async fn build(&self, sandbox: &Sandbox, plan: &LayerPlan, started: std::time::Instant) -> Result<Sandbox> {
+    async fn build(
+        &self,
+        sandbox: &Sandbox,
+        origin: &Origin,
+        env: &Environment,
+        started: std::time::Instant,
+    ) -> Result<Sandbox> {
         let layer = sandbox.layer.ok_or_else(|| Error::conflict("layer_removed", "the sandbox has no layer"))?;
-        self.inner.runtime.make_layer(layer, plan).await?;
+        self.inner.runtime.make_layer(layer, &origin.plan).await?;
         pass(Point::CreateLayer);
         let instance = self
             .inner
@@ -214,6 +251,9 @@ impl Platform {
             .launch(&Launch { sandbox: sandbox.id, template: sandbox.template.clone(), layer, limits: sandbox.limits })
             .await?;
         pass(Point::CreateLaunched);
+        if !origin.quiet {
+            self.start_services(sandbox.id, &sandbox.template, env).await?;
+        }
         Ok(Sandbox {
             state: SandboxState::Running,
             ready_at: Some(self.inner.clock.now()),
@@ -258,7 +298,7 @@ impl Platform {
             let name = request.template.clone().unwrap_or_default();
             let (found, claim) = self.claimed_template(caller, &name).await?.ok_or_else(|| unknown_template(&name))?;
             let env = self.template_environment(&found)?;
-            return Ok(Origin { plan: plan_create(&found.template), env, _claim: None, _template: Some(claim) });
+            return Ok(Origin::template(&found.template, env, claim));
         };
         let (checkpoint, claim) = self.claimed_checkpoint(caller, id).await?;
         require_ready(&checkpoint)?;
@@ -272,19 +312,39 @@ impl Platform {
             )
             .into());
         }
-        let tree = TreeRef { template: checkpoint.template.clone(), layer: Some(checkpoint.layer) };
-        let plan = plan_fork(&tree, &Scope::parse(checkpoint.scope.clone())?);
         let env = self.checkpoint_environment(&checkpoint).await?.unwrap_or_default();
-        Ok(Origin { plan, env, _claim: Some(claim), _template: None })
+        Origin::checkpoint(&checkpoint, env, claim)
     }
 }
 
 /// From what, with which environment, new sandboxes are made.
-struct Origin {
+#[derive(Debug)]
+pub(crate) struct Origin {
     plan: LayerPlan,
     env: Environment,
-    _claim: Option<crate::platform::claims::Claim>,
-    _template: Option<crate::platform::templates::TemplateClaim>,
+    /// Whether the template's services are left alone.
+    quiet: bool,
+    _claim: Option<Claim>,
+    _template: Option<TemplateClaim>,
+}
+
+impl Origin {
+    /// A template's bare tree.
+    pub(crate) fn template(template: &TemplateRef, env: Environment, claim: TemplateClaim) -> Self {
+        Self { plan: plan_create(template), env, quiet: false, _claim: None, _template: Some(claim) }
+    }
+
+    /// What a fork of a checkpoint starts from.
+    pub(crate) fn checkpoint(checkpoint: &Checkpoint, env: Environment, claim: Claim) -> Result<Self> {
+        let tree = TreeRef { template: checkpoint.template.clone(), layer: Some(checkpoint.layer) };
+        let plan = plan_fork(&tree, &Scope::parse(checkpoint.scope.clone())?);
+        Ok(Self { plan, env, quiet: false, _claim: Some(claim), _template: None })
+    }
+
+    /// The same without the template's services.
+    pub(crate) fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
+    }
 }
 
 fn unknown_template(name: &TemplateName) -> Error {

@@ -2,7 +2,10 @@
 
 use crate::{
     Caller, Platform, Result,
-    ports::guest::{ByteStream, FileContent, FileEntry, Guest, Listing},
+    ports::{
+        guest::{ByteStream, FileContent, FileEntry, Guest, Listing},
+        watch::Watch,
+    },
 };
 use forkpoint_domain::{ids::SandboxId, organization::KeyScope, path::SandboxPath};
 use std::sync::Arc;
@@ -72,6 +75,17 @@ impl Platform {
     /// Copies a file or tree.
     pub async fn copy_file(&self, caller: &Caller, id: SandboxId, from: &SandboxPath, to: &SandboxPath) -> Result<()> {
         Ok(self.inside(caller, id, KeyScope::Write).await?.copy(from, to).await?)
+    }
+
+    /// Watches a file or directory; what happens from now on is told until the watch is dropped.
+    pub async fn watch_files(
+        &self,
+        caller: &Caller,
+        id: SandboxId,
+        path: &SandboxPath,
+        recursive: bool,
+    ) -> Result<Watch> {
+        Ok(self.inside(caller, id, KeyScope::Read).await?.watch(path, recursive).await?)
     }
 
     /// Removes a file or tree.

@@ -1,8 +1,12 @@
 //! Forking a running sandbox: a checkpoint of it and new sandboxes from that.
 
-use super::{checkpoints::CreateCheckpoint, create::CreateSandbox, idempotency::IdempotencyKey};
+use super::{
+    checkpoints::CreateCheckpoint,
+    create::{AT_ONCE, CreateSandbox},
+    idempotency::IdempotencyKey,
+};
 use crate::{
-    Caller, Platform, Result,
+    Caller, Error, Platform, Result,
     failpoint::{Point, pass},
 };
 use forkpoint_domain::{
@@ -12,6 +16,7 @@ use forkpoint_domain::{
     sandbox::{MAX_TIMEOUT_SECONDS, Sandbox},
     scope::ScopeSpec,
 };
+use futures::{StreamExt as _, stream};
 use serde_json::Map;
 
 /// How a sandbox is to be forked.
@@ -25,6 +30,8 @@ pub struct Fork {
     pub checkpoint_description: Option<String>,
     /// Whether the forks get the sandbox's environment.
     pub include_env: bool,
+    /// Whether those that can be made are made when others cannot; else all or none.
+    pub partial: bool,
     /// What else the forks get; the checkpoint is set here.
     pub create: CreateSandbox,
 }
@@ -38,10 +45,13 @@ pub struct Forked {
     pub checkpoint: CheckpointId,
     /// The new sandboxes.
     pub forks: Vec<Sandbox>,
+    /// Those that could not be made: which of those asked for, from 0 on, and why. Only of a partial fork.
+    pub failed: Vec<(u32, Error)>,
 }
 
 impl Platform {
-    /// Captures a running sandbox and makes `count` new ones from that; all or none.
+    /// Captures a running sandbox and makes `count` new ones from that: all or none, or, if partial, as many as can be
+    /// made, but at least one. Where none is made, the checkpoint goes too.
     pub async fn fork_sandbox(
         &self,
         caller: &Caller,
@@ -80,11 +90,18 @@ impl Platform {
                 timeout_seconds: fork.create.timeout_seconds.or(Some(lifetime.clamp(1, MAX_TIMEOUT_SECONDS))),
                 ..fork.create
             };
-            let forks_key = key.as_ref().map(|key| part(key, "forks"));
-            match platform.create_sandboxes(&caller, request, fork.count, forks_key).await {
-                Ok(forks) => {
+            let outcome = if fork.partial {
+                let keys = (0..fork.count).map(|index| key.as_ref().map(|key| part(key, &format!("fork {index}"))));
+                platform.create_some(&caller, &request, keys.collect()).await
+            } else {
+                let forks_key = key.as_ref().map(|key| part(key, "forks"));
+                let made = platform.create_sandboxes(&caller, request, fork.count, forks_key).await;
+                made.map(|forks| (forks, Vec::new()))
+            };
+            match outcome {
+                Ok((forks, failed)) => {
                     pass(Point::ForkMade);
-                    Ok(Forked { parent: id, checkpoint: checkpoint.id, forks })
+                    Ok(Forked { parent: id, checkpoint: checkpoint.id, forks, failed })
                 }
                 Err(error) => {
                     if let Err(error) = platform.remove_checkpoint(&checkpoint, "fork failed").await {
@@ -95,5 +112,30 @@ impl Platform {
             }
         })
         .await
+    }
+
+    /// Makes one sandbox for each of these keys, in their order as far as they can be made; an error if none can.
+    async fn create_some(
+        &self,
+        caller: &Caller,
+        request: &CreateSandbox,
+        keys: Vec<Option<IdempotencyKey>>,
+    ) -> Result<(Vec<Sandbox>, Vec<(u32, Error)>)> {
+        let mut attempts = Vec::new();
+        for key in keys {
+            attempts.push(self.create_sandboxes(caller, request.clone(), 1, key));
+        }
+        let outcomes: Vec<_> = stream::iter(attempts).buffered(AT_ONCE).collect().await;
+        let (mut made, mut failed) = (Vec::new(), Vec::new());
+        for (index, outcome) in (0..).zip(outcomes) {
+            match outcome {
+                Ok(sandboxes) => made.extend(sandboxes),
+                Err(error) => failed.push((index, error)),
+            }
+        }
+        match failed.first() {
+            Some((_, error)) if made.is_empty() => Err(error.clone()),
+            _ => Ok((made, failed)),
+        }
     }
 }

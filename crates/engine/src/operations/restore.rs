@@ -66,6 +66,9 @@ impl Platform {
             };
             // The next command reads the environment anew.
             platform.inner.live.forget(id);
+            if restore.files && restored.state == SandboxState::Running {
+                platform.start_services_again(&restored).await;
+            }
             Ok(restored)
         })
         .await
@@ -145,8 +148,11 @@ impl Platform {
             launched
         };
         match back.await {
-            Ok(instance) if Some(&instance.address) == sandbox.address.as_ref() => {}
+            Ok(instance) if Some(&instance.address) == sandbox.address.as_ref() => {
+                self.start_services_again(sandbox).await
+            }
             Ok(instance) => {
+                self.start_services_again(sandbox).await;
                 let moved = Sandbox { address: Some(instance.address), ..sandbox.clone() };
                 let change = Change::UpdateSandbox { sandbox: Box::new(moved), from: sandbox.state };
                 if let Err(error) = inner.records.commit(vec![change]).await {

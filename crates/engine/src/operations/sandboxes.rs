@@ -76,6 +76,11 @@ impl Platform {
             let admission = platform.admit(vec![id], sandbox.limits.memory_bytes).await?;
             let instance = platform.inner.runtime.launch(&launch).await?;
             pass(Point::StartLaunched);
+            let env = platform.sandbox_environment(&sandbox).await?;
+            if let Err(error) = platform.start_services(id, &sandbox.template, &env).await {
+                platform.end_quietly(id).await;
+                return Err(error);
+            }
             let started = Sandbox {
                 state: SandboxState::Running,
                 stop_reason: None,
@@ -91,9 +96,7 @@ impl Platform {
                 Change::InsertEvent(platform.sandbox_event(&started, EventKind::SandboxReady, data)),
             ];
             if let Err(error) = platform.inner.records.commit(changes).await {
-                if let Err(error) = platform.inner.runtime.end(id).await {
-                    tracing::warn!(sandbox.id = %id, %error, "could not end a sandbox that could not be recorded");
-                }
+                platform.end_quietly(id).await;
                 return Err(error.into());
             }
             pass(Point::StartRow);
@@ -101,6 +104,13 @@ impl Platform {
             Ok(started)
         })
         .await
+    }
+
+    /// Ends the processes of a sandbox whose start failed; what cannot be ended now, the reconcilers find.
+    async fn end_quietly(&self, id: SandboxId) {
+        if let Err(error) = self.inner.runtime.end(id).await {
+            tracing::warn!(sandbox.id = %id, %error, "could not end a sandbox whose start failed");
+        }
     }
 
     /// Moves the end of a sandbox's life later.

@@ -84,11 +84,8 @@ impl Platform {
             require_ready(&checkpoint)?;
             platform.bring_layer_back(&checkpoint).await?;
             let inner = &platform.inner;
-            let known = inner.runtime.templates().await?;
-            if known.iter().filter(|one| one.owner == Some(caller.org_id)).count() >= MAX_TEMPLATES {
-                let message = format!("the organisation has {MAX_TEMPLATES} template versions; delete one first");
-                return Err(Error::conflict("too_many_templates", message));
-            }
+            platform.require_room_for_template(&caller).await?;
+            let below = inner.runtime.template_version(&checkpoint.template).await?;
             let env = match request.include_env {
                 true => platform.checkpoint_environment(&checkpoint).await?.filter(|env| !env.is_empty()),
                 false => None,
@@ -116,6 +113,9 @@ impl Platform {
                 about: request.about,
                 sealed_env: env.map(|env| inner.seal_env(&context, &env)),
                 origin: format!("checkpoint {id}"),
+                user: below.as_ref().and_then(|one| one.user.clone()),
+                services: below.map(|one| one.services).unwrap_or_default(),
+                recipe: String::new(),
             };
             let published = inner.runtime.publish(new).await;
             if let Some((layer, claim)) = made {
@@ -158,8 +158,18 @@ impl Platform {
         .await
     }
 
-    /// Makes sure that nothing needs a version, and that nothing will.
-    async fn removable(&self, template: &TemplateRef) -> Result<crate::platform::templates::Removal> {
+    /// Refuses when an organisation has as many template versions as it may.
+    pub(crate) async fn require_room_for_template(&self, caller: &Caller) -> Result<()> {
+        let known = self.inner.runtime.templates().await?;
+        if known.iter().filter(|one| one.owner == Some(caller.org_id)).count() >= MAX_TEMPLATES {
+            let message = format!("the organisation has {MAX_TEMPLATES} template versions; delete one first");
+            return Err(Error::conflict("too_many_templates", message));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing needs a version, and that nothing will. What recipes' steps made on it goes.
+    pub(crate) async fn removable(&self, template: &TemplateRef) -> Result<crate::platform::templates::Removal> {
         let in_use = |what: String| {
             let message = format!("template '{}' is in use by {what}; delete that first", template.name);
             Error::conflict("template_in_use", message)
@@ -180,8 +190,13 @@ impl Platform {
             return Err(in_use(format!("sandbox {}", one.id)));
         }
         let checkpoints = self.inner.records.checkpoints(CheckpointFilter::default()).await?;
-        if let Some(one) = checkpoints.iter().find(|one| one.template == *template) {
+        let (steps, named): (Vec<_>, Vec<_>) =
+            checkpoints.into_iter().filter(|one| one.template == *template).partition(|one| one.step_key.is_some());
+        if let Some(one) = named.first() {
             return Err(in_use(format!("checkpoint {}", one.id)));
+        }
+        for step in steps {
+            self.remove_checkpoint(&step, "its template is removed").await?;
         }
         if claims.is_claimed(template) {
             return Err(busy());
@@ -211,11 +226,11 @@ impl Platform {
 }
 
 /// What a template's sealed environment is bound to.
-fn env_context(owner: OrgId, name: &TemplateName) -> String {
+pub(crate) fn env_context(owner: OrgId, name: &TemplateName) -> String {
     format!("template {owner} {name}")
 }
 
-fn check_about(about: &TemplateAbout) -> Result<(), Invalid> {
+pub(crate) fn check_about(about: &TemplateAbout) -> Result<(), Invalid> {
     check_description(&about.description)?;
     let word = |field: &str, word: &String| match word.len() > MAX_WORD || word.chars().any(char::is_control) {
         true => Err(Invalid::new(field, format!("must be at most {MAX_WORD} bytes without control characters"))),

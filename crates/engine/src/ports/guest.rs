@@ -1,6 +1,7 @@
 //! Commands and files inside one running sandbox. Whatever comes back is untrusted.
 
 use super::terminal::{Attached, Terminal, TerminalSpec};
+use super::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use forkpoint_domain::{ids::TerminalId, path::SandboxPath};
@@ -33,7 +34,18 @@ pub trait Guest: Send + Sync + fmt::Debug + 'static {
     async fn read(&self, path: &SandboxPath, offset: u64, length: Option<u64>) -> Result<FileContent, GuestError>;
 
     /// Writes a whole file beside and moves it into place; makes parent directories.
-    async fn write(&self, path: &SandboxPath, mode: Option<u32>, content: ByteStream) -> Result<FileEntry, GuestError>;
+    async fn write(&self, path: &SandboxPath, mode: Option<u32>, content: ByteStream) -> Result<FileEntry, GuestError> {
+        self.write_as(path, mode, None, content).await
+    }
+
+    /// The same with an owner, `user[:group]` by name or number; `None`: the sandbox user.
+    async fn write_as(
+        &self,
+        path: &SandboxPath,
+        mode: Option<u32>,
+        owner: Option<&str>,
+        content: ByteStream,
+    ) -> Result<FileEntry, GuestError>;
 
     /// Looks at one path, not following a final symbolic link.
     async fn stat(&self, path: &SandboxPath) -> Result<FileEntry, GuestError>;
@@ -45,13 +57,26 @@ pub trait Guest: Send + Sync + fmt::Debug + 'static {
     async fn glob(&self, pattern: &str) -> Result<Listing, GuestError>;
 
     /// Makes a directory; with `recursive` its parents too, and an existing one is fine.
-    async fn make_directory(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError>;
+    async fn make_directory(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError> {
+        self.make_directory_as(path, recursive, None).await
+    }
+
+    /// The same with an owner of what is made, `user[:group]` by name or number; `None`: the sandbox user.
+    async fn make_directory_as(
+        &self,
+        path: &SandboxPath,
+        recursive: bool,
+        owner: Option<&str>,
+    ) -> Result<(), GuestError>;
 
     /// Renames, or moves across file systems.
     async fn rename(&self, source: &SandboxPath, destination: &SandboxPath) -> Result<(), GuestError>;
 
     /// Copies a file or a whole tree.
     async fn copy(&self, source: &SandboxPath, destination: &SandboxPath) -> Result<(), GuestError>;
+
+    /// Watches a file, or what is in a directory; with `recursive` also what lies deeper.
+    async fn watch(&self, path: &SandboxPath, recursive: bool) -> Result<Watch, GuestError>;
 
     /// Removes a file, or with `recursive` a whole tree.
     async fn remove(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError>;

@@ -143,6 +143,10 @@ pub struct CheckpointFilter {
     pub layer: Option<LayerId>,
     /// As far as this on their way into the vault.
     pub durability: Option<Durability>,
+    /// Only outcomes of recipes' steps, or none of them; `None`: both.
+    pub steps: Option<bool>,
+    /// With one of these step keys; empty: any or none.
+    pub step_keys: Vec<String>,
     /// At most this many; `None`: all.
     pub limit: Option<u32>,
 }

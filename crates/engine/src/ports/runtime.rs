@@ -10,6 +10,7 @@ use forkpoint_domain::{
     diff::TreeDiff,
     ids::{LayerId, OrgId, SandboxId},
     limits::Limits,
+    recipe::Service,
     restore::{LayerPlan, TreeRef},
     sandbox::StopReason,
     scope::Scope,
@@ -30,6 +31,17 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// Makes a template of a tree, as a copy of its own. It is there whole when this returns, or not at all.
     async fn publish(&self, new: NewTemplate) -> Result<TemplateInfo, RuntimeError>;
+
+    /// One version of a template, whoever owns it; `None` if it is not here.
+    async fn template_version(&self, template: &TemplateRef) -> Result<Option<TemplateInfo>, RuntimeError> {
+        Ok(self.templates().await?.into_iter().find(|one| one.template == *template))
+    }
+
+    /// What runs in a template's sandboxes from their start.
+    async fn services(&self, template: &TemplateRef) -> Result<Arc<[Service]>, RuntimeError> {
+        let _ = template;
+        Ok(Arc::default())
+    }
 
     /// Removes a version of a template that nothing needs any more; one that is not there is removed already.
     async fn remove_template(&self, template: &TemplateRef) -> Result<(), RuntimeError>;

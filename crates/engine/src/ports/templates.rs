@@ -4,6 +4,7 @@ use super::sealer::Sealed;
 use forkpoint_domain::{
     env::Environment,
     ids::OrgId,
+    recipe::Service,
     restore::TreeRef,
     template::{TemplateName, TemplateRef},
 };
@@ -24,6 +25,12 @@ pub struct TemplateInfo {
     pub sealed_env: Option<Sealed>,
     /// Where it came from, for people.
     pub origin: String,
+    /// Who commands in its sandboxes run as; `None`: `sandbox`.
+    pub user: Option<String>,
+    /// What runs in its sandboxes from their start.
+    pub services: Vec<Service>,
+    /// What a recipe's build is known by; empty if it was made otherwise.
+    pub recipe: String,
     /// Distribution release, such as `bookworm`; empty if unknown.
     pub release: String,
     /// Entries that are not directories.
@@ -60,4 +67,10 @@ pub struct NewTemplate {
     pub sealed_env: Option<Sealed>,
     /// Where it came from, for people.
     pub origin: String,
+    /// Who commands in its sandboxes run as; `None`: `sandbox`.
+    pub user: Option<String>,
+    /// What runs in its sandboxes from their start.
+    pub services: Vec<Service>,
+    /// What a recipe's build is known by: 32 hex digits, or empty.
+    pub recipe: String,
 }

@@ -48,6 +48,7 @@ impl Platform {
     async fn persist_due(&self, vault: &Arc<dyn Vault>) -> bool {
         let filter = CheckpointFilter {
             on_the_way: true,
+            steps: Some(false),
             oldest_first: true,
             limit: Some(BATCH),
             ..CheckpointFilter::default()

@@ -1,10 +1,9 @@
 //! Runs commands, with their output as it comes.
 
-use super::{Client, ClientError, sse};
-use reqwest::{Method, Response};
+use super::{Client, ClientError, events::EventStream};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
 
 /// One piece of news about a running command.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -39,12 +38,7 @@ pub(crate) enum ExecEvent {
 
 /// A running command. Dropping it closes the connection, by which the server ends the command.
 #[derive(Debug)]
-pub(crate) struct ExecStream {
-    client: Client,
-    response: Response,
-    decoder: sse::Decoder,
-    ready: VecDeque<Vec<u8>>,
-}
+pub(crate) struct ExecStream(EventStream);
 
 impl Client {
     /// Runs a command to its end and gives the whole answer.
@@ -58,28 +52,20 @@ impl Client {
         request["stream"] = json!(true);
         let path = format!("/sandbox/{sandbox}/execute");
         let response = self.send(self.request(Method::POST, &path).json(&request)).await?;
-        Ok(ExecStream { client: self.clone(), response, decoder: sse::Decoder::default(), ready: VecDeque::new() })
+        Ok(ExecStream(EventStream::new(self.clone(), response)))
     }
 }
 
 impl ExecStream {
     /// The next event; `None` once the stream has ended. Events that are not understood are passed over.
     pub(crate) async fn next(&mut self) -> Result<Option<ExecEvent>, ClientError> {
-        loop {
-            while let Some(data) = self.ready.pop_front() {
-                match serde_json::from_slice(&data) {
-                    Ok(ExecEvent::Unknown) | Err(_) => {}
-                    Ok(event) => return Ok(Some(event)),
-                }
+        while let Some(event) = self.0.next().await? {
+            match serde_json::from_value(event) {
+                Ok(ExecEvent::Unknown) | Err(_) => {}
+                Ok(event) => return Ok(Some(event)),
             }
-            let chunk = self.response.chunk().await.map_err(|error| self.client.unreachable(&error))?;
-            let Some(chunk) = chunk else { return Ok(None) };
-            let events = self.decoder.push(&chunk).map_err(|error| ClientError::Unexpected {
-                request: self.response.url().path().to_owned(),
-                reason: error.to_string(),
-            })?;
-            self.ready.extend(events);
         }
+        Ok(None)
     }
 }
 

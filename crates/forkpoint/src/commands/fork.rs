@@ -3,6 +3,7 @@
 use super::{Context, Failure, arguments, arguments::ObjectId, sandbox::Shape};
 use crate::output::text;
 use serde_json::{Value, json};
+use std::io::Write as _;
 
 /// What to fork and what the forks shall be like.
 #[derive(Debug, clap::Args)]
@@ -13,6 +14,9 @@ pub(crate) struct Args {
     /// How many
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
+    /// Make those forks of a sandbox that can be made when others cannot, instead of none
+    #[arg(long)]
+    partial: bool,
     #[command(flatten)]
     shape: Shape,
 }
@@ -23,7 +27,15 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<u8, Failure> {
     let mut body = args.shape.request();
     arguments::set(&mut body, "count", args.count);
     let answer = match args.source {
-        ObjectId::Sandbox(id) => client.create(&format!("/sandbox/{id}/fork"), &body).await?,
+        ObjectId::Sandbox(id) => {
+            if args.partial {
+                body["partial"] = json!(true);
+            }
+            client.create(&format!("/sandbox/{id}/fork"), &body).await?
+        }
+        ObjectId::Checkpoint(_) if args.partial => {
+            return Err(Failure::Usage("--partial goes with a sandbox, not with a checkpoint".to_owned()));
+        }
         ObjectId::Checkpoint(id) => {
             body["checkpoint_id"] = json!(id.to_string());
             client.create("/sandbox/create", &body).await?
@@ -34,7 +46,12 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<u8, Failure> {
         let ids = ids.iter().map(|id| crate::output::clean(id)).collect::<Vec<_>>();
         context.output.line(&ids.join("\n"))
     })?;
-    Ok(0)
+    let failed = answer.get("failed").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    for one in failed {
+        let why = crate::output::clean(&text(&one["error"], "message"));
+        writeln!(std::io::stderr().lock(), "fork {} was not made: {why}", text(one, "index"))?;
+    }
+    Ok(u8::from(!failed.is_empty()))
 }
 
 /// The new sandboxes of an answer to any way of forking.

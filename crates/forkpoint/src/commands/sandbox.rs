@@ -3,6 +3,7 @@
 mod create;
 mod exec;
 mod show;
+mod watch;
 
 pub(crate) use create::Shape;
 pub(crate) use show::{fields as show_fields, name};
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Exec(exec::Args),
     /// Copy files and directories into or out of a sandbox
     Cp(copy::Args),
+    /// Print what happens to files as it happens
+    Watch(watch::Args),
 }
 
 /// Does it.
@@ -70,6 +73,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<u8, Failu
     match command {
         Command::Create(args) => return create::run(args, context).await,
         Command::Exec(args) => return exec::run(args, context).await,
+        Command::Watch(args) => return watch::run(args, context).await,
         Command::Cp(args) => return Box::pin(copy::run(args, context)).await,
         Command::Ls => {
             let answer = client.get("/sandboxes", &[]).await?;

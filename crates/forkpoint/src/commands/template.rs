@@ -1,6 +1,8 @@
 //! `forkpoint template`: lists, shows, publishes and removes templates by way of a server; imports and removes those
 //! of the operator in a data directory.
 
+mod base;
+mod build;
 mod import;
 mod local;
 
@@ -29,6 +31,11 @@ pub(crate) enum Command {
         /// Which
         name: TemplateName,
     },
+    /// Build a template by a recipe
+    ///
+    /// Steps that an earlier build did with the same base, recipe and files are not done again. Ending this command
+    /// ends the build, unless --keep-going is given.
+    Build(build::Args),
     /// Make a template of a checkpoint
     Publish {
         /// Which
@@ -99,6 +106,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<u8, Failu
             let answer = context.client()?.post(&format!("/checkpoints/{checkpoint}/publish"), &body).await?;
             output.value_or(&answer, || output.line(&clean(&text(&answer, "id"))))?;
         }
+        Command::Build(args) => return Box::pin(build::run(args, context)).await,
         Command::Import(args) => return import::run(args, context).await,
         Command::Rm { names, data_dir: Some(data_dir) } => local::remove(&names, &data_dir, output).await?,
         Command::Rm { names, data_dir: None } => {

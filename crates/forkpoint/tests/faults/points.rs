@@ -18,6 +18,7 @@ enum Operation {
     FailToCreate,
     Checkpoint,
     Fork,
+    Build,
     Restore,
     RestoreWithoutOverwriting,
     Start,
@@ -85,6 +86,7 @@ const MAKING: &[(Operation, &[Point])] = &[
             ForkMade,
         ],
     ),
+    (Build, &[CreateRows, LaunchJail, CreateRunning, BuildSandbox, CheckpointRow, BuildStep, BuildPublished]),
 ];
 
 /// Where they change and go.
@@ -171,6 +173,7 @@ async fn run(world: &mut World, operation: Operation, point: Point, target: &str
         FailToCreate => fail_to_create(world, point).await,
         Checkpoint => checkpoint(world, point, target).await,
         Fork => fork(world, point).await,
+        Build => build(world, point).await,
         Restore => restore(world, point, target, true).await,
         RestoreWithoutOverwriting => restore(world, point, target, false).await,
         Start => start(world, point, target).await,
@@ -262,6 +265,25 @@ async fn fork(world: &mut World, point: Point) {
         world.remove_sandbox(id).await;
     }
     world.remove_checkpoint(forked["checkpoint_id"].as_str().unwrap()).await;
+}
+
+async fn build(world: &mut World, point: Point) {
+    let recipe = "[base]\ntemplate = \"default\"\n[[step]]\nrun = \"echo made > /opt/made\"\n";
+    let body = json!({ "recipe": recipe, "name": "built" });
+    let key = world.new_key();
+    let before = host::listed(&world.server).await;
+    world.breaks(point, Method::POST, "/templates", &body, &key).await;
+    world.mends(point).await;
+    assert_eq!(host::listed(&world.server).await, before, "nothing is left of the build");
+    let there = world.server.get("/templates/built").await.status == 200;
+    assert_eq!(there, point == BuildPublished, "the template is there wholly or not at all");
+    let built = world.post("/templates", &body, &key).await.ok();
+    assert_eq!(built["unchanged"], there);
+    let made = world.server.sandbox_with(json!({ "template": "built" })).await;
+    assert_eq!(world.server.sh(&made, "cat /opt/made").await, "made\n");
+    world.remove_sandbox(&made).await;
+    world.server.delete("/templates/built").await.ok();
+    host::nothing_leaks(&world.server, SETTLED).await;
 }
 
 async fn restore(world: &mut World, point: Point, target: &str, overwrite: bool) {

@@ -37,7 +37,8 @@ impl World {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("point");
-        let server = Server::start_with(&[("failpoint", &format!("@{}", file.display()))]).await;
+        let server =
+            Server::start_with(&[("failpoint", &format!("@{}", file.display())), ("build_cache_layers", "0")]).await;
         let source = server.sandbox().await;
         let mut saved = Vec::new();
         for name in ["first", "second"] {

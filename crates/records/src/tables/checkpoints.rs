@@ -49,6 +49,7 @@ fn columns(checkpoint: Checkpoint) -> Result<Vec<Value>, RecordsError> {
         created_at,
         expires_at,
         pinned,
+        step_key,
     } = checkpoint;
     let name_folded = fold::folded(&name);
     Ok(vec![
@@ -81,6 +82,7 @@ fn columns(checkpoint: Checkpoint) -> Result<Vec<Value>, RecordsError> {
         durable_at.into(),
         verified_at.into(),
         pinned.into(),
+        step_key.into(),
     ])
 }
 
@@ -162,6 +164,8 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
         on_the_way,
         layer,
         durability,
+        steps,
+        step_keys,
         limit,
     } = filter;
     let mut query = Select::new(sql::CHECKPOINTS);
@@ -191,6 +195,18 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
     }
     if let Some(durability) = durability {
         query.raw(" AND durability = ").value(durability.as_str());
+    }
+    match steps {
+        Some(true) => query.raw(" AND step_key IS NOT NULL"),
+        Some(false) => query.raw(" AND step_key IS NULL"),
+        None => &mut query,
+    };
+    if !step_keys.is_empty() {
+        query.raw(" AND step_key IN (");
+        for (index, key) in step_keys.iter().enumerate() {
+            query.raw(if index == 0 { "" } else { ", " }).value(key.as_str());
+        }
+        query.raw(")");
     }
     if let Some(needle) = name_contains {
         let needle = fold::folded(needle);
@@ -255,5 +271,6 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Checkpoint, RecordsError> {
         created_at: row.time("created_at")?,
         expires_at: row.time_or_null("expires_at")?,
         pinned: row.bool("pinned")?,
+        step_key: row.text_or_null("step_key")?,
     })
 }

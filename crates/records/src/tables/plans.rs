@@ -28,7 +28,7 @@ async fn every_combination_of_filters_is_a_query() {
     let directory = tempfile::tempdir().unwrap();
     let db = database(&directory).await;
     let (id, now) = (Uuid::nil(), Timestamp::UNIX_EPOCH);
-    for bits in 0..2048_u32 {
+    for bits in 0..16384_u32 {
         let has = |bit: u32| bits & (1 << bit) != 0;
         let filter = CheckpointFilter {
             org: has(0).then(|| OrgId::from_uuid(id)),
@@ -41,6 +41,8 @@ async fn every_combination_of_filters_is_a_query() {
             on_the_way: has(8),
             layer: has(9).then(|| LayerId::from_uuid(id)),
             durability: has(10).then_some(Durability::Failed),
+            steps: has(11).then(|| has(12)),
+            step_keys: if has(13) { vec!["k".into(), "l".into()] } else { Vec::new() },
             limit: has(7).then_some(1),
         };
         db.fetch(checkpoints::list(&filter).unwrap()).await.unwrap();

@@ -102,7 +102,8 @@ pub(crate) async fn checkpoints_are_filtered(records: &dyn Records) {
     let (org, other) = (new_org(records).await, new_org(records).await);
     let one =
         Checkpoint { status: CheckpointStatus::Ready, expires_at: Some(at(10)), ..bare_checkpoint(org, "one", at(1)) };
-    let two = Checkpoint { sandbox_id: one.sandbox_id, ..bare_checkpoint(org, "two", at(2)) };
+    let two =
+        Checkpoint { sandbox_id: one.sandbox_id, step_key: Some("k2".into()), ..bare_checkpoint(org, "two", at(2)) };
     let foreign = Checkpoint { expires_at: Some(at(20)), ..bare_checkpoint(other, "one", at(3)) };
     records.commit([&one, &two, &foreign].map(insert_checkpoint).into()).await.unwrap();
     let none = CheckpointFilter::default;
@@ -120,6 +121,10 @@ pub(crate) async fn checkpoints_are_filtered(records: &dyn Records) {
         ("not yet expired", CheckpointFilter { expired_at: Some(at(9)), ..none() }, vec![]),
         ("processing", CheckpointFilter { processing_only: true, ..none() }, vec![&foreign, &two]),
         ("limit", CheckpointFilter { limit: Some(1), oldest_first: true, ..none() }, vec![&one]),
+        ("outcomes of steps", CheckpointFilter { steps: Some(true), ..none() }, vec![&two]),
+        ("no outcomes of steps", CheckpointFilter { steps: Some(false), ..none() }, vec![&foreign, &one]),
+        ("step keys", CheckpointFilter { step_keys: vec!["k0".into(), "k2".into()], ..of(org) }, vec![&two]),
+        ("unknown step keys", CheckpointFilter { step_keys: vec!["k0".into()], ..of(org) }, vec![]),
         (
             "all at once",
             CheckpointFilter {

@@ -157,6 +157,7 @@ pub(crate) fn bare_checkpoint(org_id: OrgId, name: &str, created_at: Timestamp) 
         created_at,
         expires_at: None,
         pinned: false,
+        step_key: None,
     }
 }
 
@@ -192,6 +193,7 @@ pub(crate) fn full_checkpoint(org_id: OrgId, name: &str, created_at: Timestamp) 
         copy_duration_ms: 0.1,
         expires_at: Some(at(90 * 24 * 3600)),
         pinned: true,
+        step_key: Some("5a".repeat(16)),
         ..bare_checkpoint(org_id, name, created_at)
     }
 }

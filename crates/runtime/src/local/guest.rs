@@ -1,6 +1,7 @@
 //! The Guest port by a sandbox's agent.
 
 mod terminals;
+mod watch;
 
 use super::instance::Running;
 use crate::agent_client::{self as agent, AgentError, Entry, EntryKind, ErrorKind, ExecStream, WriteSpec};
@@ -11,6 +12,7 @@ use forkpoint_engine::ports::guest::{
     ByteStream, Command, ExecEvent, ExecExit, ExecSpec, FileContent, FileEntry, FileKind, Guest, GuestError, Listing,
 };
 use forkpoint_engine::ports::terminal::{Attached, Terminal, TerminalSpec};
+use forkpoint_engine::ports::watch::Watch;
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
@@ -100,9 +102,16 @@ impl Guest for AgentGuest {
         Ok(FileContent { entry, content: until_gone(content, self.running.clone()) })
     }
 
-    async fn write(&self, path: &SandboxPath, mode: Option<u32>, content: ByteStream) -> Result<FileEntry, GuestError> {
+    async fn write_as(
+        &self,
+        path: &SandboxPath,
+        mode: Option<u32>,
+        owner: Option<&str>,
+        content: ByteStream,
+    ) -> Result<FileEntry, GuestError> {
         let mut spec = WriteSpec::new(path.as_str().as_bytes());
         spec.mode = mode;
+        spec.owner = owner.map(str::to_owned);
         self.ask(self.running.agent.write_file(spec, content)).await.map(|entry| file_entry(&entry))
     }
 
@@ -119,8 +128,14 @@ impl Guest for AgentGuest {
         self.ask(self.running.agent.glob(pattern, MAX_ENTRIES)).await.map(listing)
     }
 
-    async fn make_directory(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError> {
-        self.ask(self.running.agent.mkdir(path.as_str().as_bytes(), None, recursive, None)).await.map(drop)
+    async fn make_directory_as(
+        &self,
+        path: &SandboxPath,
+        recursive: bool,
+        owner: Option<&str>,
+    ) -> Result<(), GuestError> {
+        let owner = owner.map(str::to_owned);
+        self.ask(self.running.agent.mkdir(path.as_str().as_bytes(), None, recursive, owner)).await.map(drop)
     }
 
     async fn rename(&self, source: &SandboxPath, destination: &SandboxPath) -> Result<(), GuestError> {
@@ -131,6 +146,11 @@ impl Guest for AgentGuest {
     async fn copy(&self, source: &SandboxPath, destination: &SandboxPath) -> Result<(), GuestError> {
         let (from, to) = (source.as_str().as_bytes(), destination.as_str().as_bytes());
         self.ask(self.running.agent.copy(from, to, true)).await.map(drop)
+    }
+
+    async fn watch(&self, path: &SandboxPath, recursive: bool) -> Result<Watch, GuestError> {
+        let stream = self.ask(self.running.agent.watch(path.as_str().as_bytes(), recursive)).await?;
+        Ok(watch::watch(stream, self.running.clone()))
     }
 
     async fn remove(&self, path: &SandboxPath, recursive: bool) -> Result<(), GuestError> {

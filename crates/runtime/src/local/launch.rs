@@ -4,6 +4,7 @@ use super::{
     LocalRuntime, blocking, failed, identity,
     instance::Running,
     memory::{self, Remembered},
+    templates::Known,
 };
 use crate::agent_client::AgentClient;
 use forkpoint_domain::{ids::SandboxId, limits::Limits, sandbox::StopReason};
@@ -35,7 +36,7 @@ impl LocalRuntime {
         if self.inner.running(launch.sandbox).is_some() {
             return Err(RuntimeError::Failed { step: "launch", problem: "the sandbox runs already".into() });
         }
-        let template = self.root(&launch.template).await?;
+        let template = self.known_version(&launch.template).await?;
         let slot = self.inner.slots.take().await.map_err(|error| match error {
             forkpoint_network::Error::NoSlot(_) => RuntimeError::NoCapacity("all network slots are in use".into()),
             error => failed("make network slot")(error),
@@ -53,9 +54,9 @@ impl LocalRuntime {
         }
     }
 
-    async fn start_in_slot(&self, launch: &Launch, template: &Path, slot: Slot) -> Result<Arc<Running>, RuntimeError> {
+    async fn start_in_slot(&self, launch: &Launch, template: &Known, slot: Slot) -> Result<Arc<Running>, RuntimeError> {
         let inner = self.inner.clone();
-        let (launch, template) = (launch.clone(), template.to_owned());
+        let (launch, template) = (launch.clone(), template.clone());
         let token = Token(rand::random());
         let address = slot.outer;
         let number = slot.number;
@@ -156,7 +157,7 @@ impl super::Inner {
     fn start_blocking(
         &self,
         launch: &Launch,
-        template: &Path,
+        template: &Known,
         slot: &Slot,
         group: &Group,
         token: Token,
@@ -176,11 +177,12 @@ impl super::Inner {
             version: forkpoint_protocol::VERSION,
             token,
             listen: SocketAddrV4::new(forkpoint_network::SLOT_PEER, AGENT_PORT),
-            default_user: "sandbox".into(),
+            default_user: template.user.clone().unwrap_or_else(|| "sandbox".to_owned()),
             refuse_local: true,
             max_requests: MAX_REQUESTS,
         };
-        let mut spec = Spec::new(&identity::host_name(launch.sandbox), template, &layer, slot.uid_base, group.join());
+        let mut spec =
+            Spec::new(&identity::host_name(launch.sandbox), &template.root, &layer, slot.uid_base, group.join());
         spec.seccomp.clone_from(&self.seccomp);
         spec.identity = identity::files(launch.sandbox, self.hub.resolver().is_some());
         spec.agent_config = postcard::to_stdvec(&config).map_err(failed("encode agent settings"))?;

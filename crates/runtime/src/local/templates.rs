@@ -4,6 +4,7 @@ use super::{LocalRuntime, blocking, failed};
 use forkpoint_domain::{
     env::Environment,
     ids::OrgId,
+    recipe::Service,
     template::{TemplateName, TemplateRef},
 };
 use forkpoint_engine::ports::{
@@ -14,7 +15,12 @@ use forkpoint_engine::ports::{
 use forkpoint_templates::{Attributes, Details, Error, Publication, Template, TreeWriter};
 use forkpoint_volumes::{Entry, Everything, FileKind, Metadata, Tree, read_tree};
 use jiff::Timestamp;
-use std::{collections::HashMap, io, path::PathBuf, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
 
 impl LocalRuntime {
     pub(super) async fn current_template(
@@ -51,9 +57,12 @@ impl LocalRuntime {
                     tags: new.about.tags,
                     origin: new.origin,
                     sealed_env: new.sealed_env.map(|sealed| hex(&sealed.0)),
+                    user: new.user,
+                    services: new.services.into_iter().map(stored).collect(),
                     ..Details::default()
                 },
                 base: Some(tree.template.clone()),
+                recipe: new.recipe,
                 ..Publication::default()
             };
             inner.templates.publish(&publication, &mut |_| {}, |writer| flatten(&tree, writer)).map_err(refused)
@@ -63,7 +72,7 @@ impl LocalRuntime {
     }
 
     pub(super) async fn remove_template_version(&self, template: &TemplateRef) -> Result<(), RuntimeError> {
-        self.inner.roots.lock().unwrap_or_else(PoisonError::into_inner).remove(template);
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).remove(template);
         let (inner, template) = (self.inner.clone(), template.clone());
         blocking(move || {
             let removed = inner.templates.remove(template.name.as_str(), &template.digest);
@@ -72,12 +81,54 @@ impl LocalRuntime {
         .await
     }
 
+    pub(super) async fn version_of_template(
+        &self,
+        template: &TemplateRef,
+    ) -> Result<Option<TemplateInfo>, RuntimeError> {
+        let (inner, asked) = (self.inner.clone(), template.clone());
+        let found = blocking(move || match inner.templates.get_version(asked.name.as_str(), &asked.digest) {
+            Ok(template) => Ok(Some(template)),
+            Err(Error::Unknown { .. }) => Ok(None),
+            Err(error) => Err(failed("find template")(error)),
+        })
+        .await?;
+        found.map(|template| self.known(template)).transpose()
+    }
+
+    /// What starting a sandbox needs to know of a template version; it never changes.
+    pub(super) async fn known_version(&self, template: &TemplateRef) -> Result<Known, RuntimeError> {
+        if let Some(known) = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).get(template) {
+            return Ok(known.clone());
+        }
+        let found = self.version_of_template(template).await?;
+        let found = found.ok_or_else(|| RuntimeError::TemplateMissing(template.clone()))?;
+        let known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).get(&found.template).cloned();
+        known.ok_or_else(|| RuntimeError::TemplateMissing(template.clone()))
+    }
+
     /// Remembers where a template's root is.
     fn known(&self, template: Template) -> Result<TemplateInfo, RuntimeError> {
         let info = describe(&template)?;
-        self.inner.roots.lock().unwrap_or_else(PoisonError::into_inner).insert(info.template.clone(), template.root);
+        let known = Known { root: template.root, user: info.user.clone(), services: info.services.clone().into() };
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).insert(info.template.clone(), known);
         Ok(info)
     }
+}
+
+/// What starting a sandbox needs to know of a template version.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// Its root directory.
+    pub(super) root: PathBuf,
+    /// Who commands run as; `None`: `sandbox`.
+    pub(super) user: Option<String>,
+    /// What runs from the start.
+    pub(super) services: Arc<[Service]>,
+}
+
+fn stored(service: Service) -> forkpoint_templates::Service {
+    let Service { name, command, user, working_dir, env } = service;
+    forkpoint_templates::Service { name, command, user, working_dir, env }
 }
 
 /// A template in the engine's words.
@@ -103,6 +154,20 @@ fn describe(template: &Template) -> Result<TemplateInfo, RuntimeError> {
         env: Environment::parse("env", details.env.clone()).map_err(|invalid| damaged(invalid.to_string()))?,
         sealed_env: sealed.transpose()?.map(Sealed),
         origin: details.origin.clone(),
+        user: details.user.clone(),
+        services: details
+            .services
+            .iter()
+            .cloned()
+            .map(|forkpoint_templates::Service { name, command, user, working_dir, env }| Service {
+                name,
+                command,
+                user,
+                working_dir,
+                env,
+            })
+            .collect(),
+        recipe: manifest.recipe.clone(),
         release: manifest.release.clone(),
         file_count: manifest.files,
         size_bytes: manifest.bytes,

@@ -57,18 +57,7 @@ fn basis(scope: &Scope) -> Basis {
 impl LocalRuntime {
     /// Where a template version's root directory is.
     pub(super) async fn root(&self, template: &TemplateRef) -> Result<PathBuf, RuntimeError> {
-        if let Some(root) = self.inner.roots.lock().unwrap_or_else(PoisonError::into_inner).get(template) {
-            return Ok(root.clone());
-        }
-        let (inner, asked) = (self.inner.clone(), template.clone());
-        let root = blocking(move || match inner.templates.get_version(asked.name.as_str(), &asked.digest) {
-            Ok(found) => Ok(found.root),
-            Err(forkpoint_templates::Error::Unknown { .. }) => Err(RuntimeError::TemplateMissing(asked)),
-            Err(error) => Err(super::failed("find template")(error)),
-        })
-        .await?;
-        self.inner.roots.lock().unwrap_or_else(PoisonError::into_inner).insert(template.clone(), root.clone());
-        Ok(root)
+        Ok(self.known_version(template).await?.root)
     }
 
     pub(super) async fn tree(&self, tree: &TreeRef) -> Result<Tree, RuntimeError> {

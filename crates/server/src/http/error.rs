@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use forkpoint_domain::Invalid;
+use forkpoint_domain::{Invalid, recipe::RecipeError};
 use forkpoint_engine::{Error, ports::guest::GuestError};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -94,6 +94,15 @@ impl ApiError {
         self
     }
 
+    /// Where in a recipe.
+    fn place(self, at: &RecipeError) -> Self {
+        let placed = self.detail("line", at.line).detail("column", at.column);
+        match at.step {
+            Some(step) => placed.detail("step", step),
+            None => placed,
+        }
+    }
+
     #[must_use]
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_seconds = Some(seconds);
@@ -153,6 +162,8 @@ impl From<Error> for ApiError {
             Error::Invalid(invalid) => invalid.into(),
             Error::Unauthenticated(_) => Self::new(Code::Unauthorized, message),
             Error::Forbidden(scope) => Self::new(Code::Forbidden, message).detail("scope", scope),
+            Error::Recipe(at) => Self::new(Code::InvalidRequest, format!("recipe: {message}")).place(&at),
+            Error::StepFailed(at) => Self::conflict("step_failed", message).place(&at),
             Error::NotFound { kind, id } => Self::new(Code::NotFound, message).detail("kind", kind).detail("id", id),
             Error::Conflict { code, .. } => Self::conflict(code, message),
             Error::TooLarge(_) => Self::new(Code::TooLarge, message),

@@ -1,6 +1,7 @@
 //! The native dialect, StateSet's: `/api/v1/…`, and `/api/sandbox…` and `/api/checkpoints…` without version.
 
 mod accounts;
+mod builds;
 mod checkpoint;
 mod checkpoints;
 mod compare;
@@ -62,6 +63,7 @@ fn both() -> OpenApiRouter<App> {
         .routes(routes!(files::json::write_files, files::json::read_file, files::tree::remove_file))
         .routes(routes!(files::raw::download_file, files::raw::upload_file))
         .routes(routes!(files::tree::list_files))
+        .routes(routes!(files::watch::watch_files))
         .routes(routes!(files::tree::glob_files))
         .routes(routes!(files::tree::make_directory))
         .routes(routes!(files::tree::move_file))
@@ -81,7 +83,7 @@ fn both() -> OpenApiRouter<App> {
 fn versioned() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(sandboxes::list_sandboxes))
-        .routes(routes!(templates::list_templates))
+        .routes(routes!(templates::list_templates, builds::build_template))
         .routes(routes!(templates::get_template, templates::delete_template))
         .routes(routes!(accounts::list_api_keys, accounts::create_api_key))
         .routes(routes!(accounts::revoke_api_key))

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod auth;
+mod builds;
 mod checkpoints;
 mod connections;
 mod execute;

@@ -32,6 +32,7 @@ const BOTH: &[(&str, &str)] = &[
     ("GET", "/sandbox/{id}/files/raw"),
     ("PUT", "/sandbox/{id}/files/raw"),
     ("GET", "/sandbox/{id}/files/list"),
+    ("GET", "/sandbox/{id}/files/watch"),
     ("POST", "/sandbox/{id}/files/glob"),
     ("POST", "/sandbox/{id}/files/mkdir"),
     ("POST", "/sandbox/{id}/files/move"),
@@ -53,6 +54,7 @@ const BOTH: &[(&str, &str)] = &[
 const VERSIONED: &[(&str, &str)] = &[
     ("GET", "/sandboxes"),
     ("GET", "/templates"),
+    ("POST", "/templates"),
     ("GET", "/templates/{id}"),
     ("DELETE", "/templates/{id}"),
     ("GET", "/api-keys"),

@@ -78,7 +78,7 @@ pub(super) fn mmdebstrap(
         return Err(Error::Io { action: "build", path: staging.to_path_buf(), source });
     }
     let reason = format!("mmdebstrap ended with {status}: {}", output.failure());
-    Err(Error::Build { name: recipe.name.to_owned(), reason, log: log.to_path_buf() })
+    Err(Error::Build { name: recipe.name.clone(), reason, log: log.to_path_buf() })
 }
 
 fn check_installed() -> Result<()> {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Selection, Source, parse_deb822, parse_one_line, select};
+use super::{Selection, Source, parse_deb822, parse_one_line, select, select_release};
 use crate::{Error, Result};
 
 /// Settings that say how to reach archives. They are used while building; what may hold a proxy's
@@ -88,17 +88,22 @@ impl HostApt {
         Ok(found)
     }
 
-    /// The sources that a template is built from.
+    /// The sources that a template is built from: of a release, or of the one that is preferred.
     ///
     /// # Errors
     /// [`Error::NoSources`], [`Error::Io`].
-    pub fn select(&self) -> Result<Selection> {
+    pub fn select(&self, release: Option<&str>) -> Result<Selection> {
         let sources = self.sources()?;
         let origins = fetched_origins();
         let origin =
             |uri: &str, suite: &str| origins.get(&(uri.trim_end_matches('/').to_owned(), suite.to_owned())).cloned();
         let path = self.only.as_ref().unwrap_or(&self.etc);
-        select(&sources, &own_release(), &origin).map_err(|reason| Error::NoSources { path: path.clone(), reason })
+        let own = own_release();
+        let selected = match release {
+            Some(release) => select_release(&sources, &own, &origin, release),
+            None => select(&sources, &own, &origin),
+        };
+        selected.map_err(|reason| Error::NoSources { path: path.clone(), reason })
     }
 
     /// Settings for building, as lines of apt's configuration.

@@ -31,6 +31,8 @@ pub struct Publication {
     pub tag: Option<String>,
     /// How much it may hold.
     pub limits: Limits,
+    /// Digest of the recipe that it is made by, 32 hex digits, or empty.
+    pub recipe: String,
 }
 
 /// The work in hand.
@@ -80,7 +82,7 @@ impl TemplateStore {
         env.extend(std::mem::take(&mut details.env));
         details.env = env;
         let origin = source.display().to_string();
-        let template = task.complete(staging, details, &origin)?;
+        let template = task.complete(staging, details, &origin, &publication.recipe)?;
         Ok((template, taken.left_out))
     }
 
@@ -108,7 +110,8 @@ impl TemplateStore {
         fill(&mut writer)?;
         writer.finish()?;
         task.reporter.report(Stage::Unpacking, FILLED)?;
-        Ok(task.complete(staging, publication.details.clone(), &publication.details.origin)?)
+        let details = publication.details.clone();
+        Ok(task.complete(staging, details, &publication.details.origin, &publication.recipe)?)
     }
 
     /// Removes one version of a template; `false` if there is none. The caller makes sure that no sandbox, checkpoint
@@ -164,11 +167,11 @@ impl TemplateStore {
 
 impl Task<'_, '_> {
     /// Makes a template of the tree in `staging`, and gives it its name.
-    fn complete(&mut self, staging: Staging, details: Details, origin: &str) -> Result<Template> {
-        self.seal(staging, details, origin).map_err(|error| explain_full(error, &self.directory))
+    fn complete(&mut self, staging: Staging, details: Details, origin: &str, recipe: &str) -> Result<Template> {
+        self.seal(staging, details, origin, recipe).map_err(|error| explain_full(error, &self.directory))
     }
 
-    fn seal(&mut self, staging: Staging, details: Details, origin: &str) -> Result<Template> {
+    fn seal(&mut self, staging: Staging, details: Details, origin: &str, recipe: &str) -> Result<Template> {
         let root = staging.path().join("rootfs");
         self.reporter.report(Stage::Finishing, FILLED)?;
         fit::fit(&root, origin)?;
@@ -176,9 +179,9 @@ impl Task<'_, '_> {
         self.reporter.report(Stage::Measuring, 85)?;
         let mut measure = tree::measure(&root, &self.store.cancel)?;
         if let Some(owner) = &details.owner {
-            measure.digest = owned_digest(owner, &measure.digest);
+            measure.digest = owned_digest(owner, &measure.digest, &details);
         }
-        let mut manifest = Manifest::new(self.name.as_str(), "", &fit::release(&root), &measure);
+        let mut manifest = Manifest::new(self.name.as_str(), recipe, &fit::release(&root), &measure);
         manifest.details = details;
         let present = self.store.versions(&self.name)?;
         // The newest is the one that is used, also if the clock went back or stood still.
@@ -210,11 +213,17 @@ impl Task<'_, '_> {
 }
 
 /// The digest of a tree that belongs to an organisation: two of them may have the same tree under the same name.
-fn owned_digest(owner: &str, digest: &str) -> String {
+/// User and services are part of what a version is for ever, as its files are.
+fn owned_digest(owner: &str, digest: &str, details: &Details) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(owner.len() as u64).to_le_bytes());
     hasher.update(owner.as_bytes());
     hasher.update(digest.as_bytes());
+    if details.user.is_some() || !details.services.is_empty() {
+        // Its keys are strings, so it does not fail.
+        let told = serde_json::to_vec(&(&details.user, &details.services)).unwrap_or_default();
+        hasher.update(&told);
+    }
     tree::short_hex(&hasher)
 }
 

@@ -49,6 +49,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<u8, Failure> {
             ..Details::default()
         },
         base: None,
+        recipe: String::new(),
         tag: args.image,
         limits: Limits {
             max_bytes: args.max_bytes.unwrap_or(defaults.max_bytes),

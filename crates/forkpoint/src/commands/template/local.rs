@@ -7,7 +7,7 @@ use crate::{
     wire,
 };
 use forkpoint_domain::template::{DEFAULT_TEMPLATE, TemplateName};
-use forkpoint_engine::ports::records::{CheckpointFilter, Records as _, SandboxFilter};
+use forkpoint_engine::ports::records::{Change, CheckpointFilter, Records as _, SandboxFilter};
 use forkpoint_templates::TemplateStore;
 use serde_json::json;
 use std::{
@@ -51,10 +51,18 @@ pub(super) async fn remove(names: &[TemplateName], data_dir: &Path, output: Outp
         let records = wire::open_records(&config, &data_dir).await.map_err(whole)?;
         let unread = |error| Failure::Other(format!("list what is in use: {error}"));
         let checkpoints = records.checkpoints(CheckpointFilter::default()).await.map_err(unread)?;
-        in_use.extend(checkpoints.into_iter().map(|one| (one.template, format!("checkpoint {}", one.id))));
+        let (steps, named): (Vec<_>, Vec<_>) = checkpoints.into_iter().partition(|one| one.step_key.is_some());
+        in_use.extend(named.into_iter().map(|one| (one.template, format!("checkpoint {}", one.id))));
         let sandboxes = records.sandboxes(SandboxFilter::default()).await.map_err(unread)?;
         let with_layer = sandboxes.into_iter().filter(|one| one.layer.is_some());
         in_use.extend(with_layer.map(|one| (one.template, format!("sandbox {}", one.id))));
+        // What recipes' steps left only saves time; the next server removes their layers.
+        for step in
+            steps.into_iter().filter(|one| names.contains(&one.template.name) && !in_use.contains_key(&one.template))
+        {
+            let gone = Change::DeleteCheckpoint { id: step.id, at: jiff::Timestamp::now() };
+            records.commit(vec![gone]).await.map_err(|error| Failure::Other(format!("forget a step: {error}")))?;
+        }
     }
     let store = TemplateStore::open(&data_dir, &config.cache_dir).map_err(|error| Failure::Other(error.to_string()))?;
     let present = store.list().map_err(|error| Failure::Other(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 mod json;
 mod sse;
-mod text;
+pub(super) mod text;
 
 use crate::{
     http::{
@@ -242,7 +242,7 @@ impl Drop for Tally {
 const NO_END: &str = "the sandbox ended the connection before the command's end was known";
 
 /// A response of events must not be kept back by what lies between.
-fn uncached(response: &mut Response) {
+pub(super) fn uncached(response: &mut Response) {
     use axum::http::{HeaderName, HeaderValue, header};
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -3,6 +3,7 @@
 pub(super) mod json;
 pub(super) mod raw;
 pub(super) mod tree;
+pub(super) mod watch;
 
 use crate::http::{
     error::{ApiError, ApiResult},

@@ -1,7 +1,13 @@
 //! Forking a running sandbox.
 
 use super::{create::Wanted, quantity::Quantity, sandbox::SandboxView};
-use crate::http::{App, body::Submitted, error::ApiResult, extract::Id, patience::patiently};
+use crate::http::{
+    App,
+    body::Submitted,
+    error::{ApiError, ApiResult},
+    extract::Id,
+    patience::patiently,
+};
 use axum::{Extension, extract::State, http::StatusCode};
 use forkpoint_domain::ids::{CheckpointId, SandboxId};
 use forkpoint_engine::{
@@ -9,6 +15,7 @@ use forkpoint_engine::{
     operations::fork::{Fork, Forked},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -18,8 +25,11 @@ use utoipa::ToSchema;
 #[schema(as = ForkSandbox)]
 #[allow(dead_code)]
 pub(super) struct ForkBody {
-    /// How many forks, all or none; default 1.
+    /// How many forks; default 1.
     count: Option<u32>,
+    /// Whether those that can be made are made when others cannot (at least one); default false: all or none.
+    #[schema(default = false)]
+    partial: Option<bool>,
     /// Processor share of each fork; default `"1"`.
     #[schema(default = "1")]
     cpus: Option<Quantity>,
@@ -71,6 +81,19 @@ pub(super) struct ForkedView {
     forked_id: Option<SandboxId>,
     /// All new sandboxes.
     forks: Vec<ForkView>,
+    /// With `partial`: those that could not be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<Vec<FailedFork>>,
+}
+
+/// A fork that could not be made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FailedFork {
+    /// Which of those asked for, from 0 on.
+    index: u32,
+    /// Why: `message` and `code` as in refusals.
+    #[schema(value_type = Object)]
+    error: Value,
 }
 
 /// One new sandbox.
@@ -84,9 +107,14 @@ pub(super) struct ForkView {
     sandbox: SandboxView,
 }
 
-impl From<Forked> for ForkedView {
-    fn from(made: Forked) -> Self {
+impl ForkedView {
+    fn new(made: Forked, partial: bool) -> Self {
+        let failed = made.failed.into_iter().map(|(index, error)| {
+            let mut envelope = ApiError::from(error).envelope(None);
+            FailedFork { index, error: envelope["error"].take() }
+        });
         Self {
+            failed: partial.then(|| failed.collect()),
             parent_id: made.parent,
             checkpoint_id: made.checkpoint,
             forked_id: made.forks.first().map(|sandbox| sandbox.id),
@@ -101,7 +129,8 @@ impl From<Forked> for ForkedView {
 
 /// Forks a running sandbox
 ///
-/// Captures it and makes new sandboxes from that. All of them answer commands when this returns.
+/// Captures it and makes new sandboxes from that, all or none unless `partial`. They answer commands when this returns.
+/// Where none is made, the checkpoint goes too.
 #[utoipa::path(post, path = "/sandbox/{id}/fork", tag = "sandboxes",
     params(("id" = String, Path, description = "Sandbox id"),
            ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
@@ -126,11 +155,12 @@ pub(super) async fn fork_sandbox(
         checkpoint_name: body.checkpoint_name,
         checkpoint_description: body.checkpoint_description,
         include_env: body.include_env.unwrap_or(true),
+        partial: body.partial.unwrap_or(false),
         create: wanted.read()?,
     };
-    let platform = app.platform.clone();
+    let (platform, partial) = (app.platform.clone(), fork.partial);
     patiently(app.patience(), StatusCode::CREATED, async move {
-        Ok(ForkedView::from(platform.fork_sandbox(&caller, id, fork, key).await?))
+        Ok(ForkedView::new(platform.fork_sandbox(&caller, id, fork, key).await?, partial))
     })
     .await
 }

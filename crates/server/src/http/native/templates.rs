@@ -14,7 +14,7 @@ use crate::http::{
     time::Time,
 };
 use axum::{Extension, extract::State, http::StatusCode};
-use forkpoint_domain::{ids::CheckpointId, sandbox::DEFAULT_TIMEOUT_SECONDS, template::TemplateName};
+use forkpoint_domain::{ids::CheckpointId, recipe::Service, sandbox::DEFAULT_TIMEOUT_SECONDS, template::TemplateName};
 use forkpoint_engine::{
     Caller, Settings,
     operations::{create::CreateSandbox, templates::PublishCheckpoint},
@@ -48,6 +48,10 @@ pub(super) struct TemplateView {
     owner: &'static str,
     /// Where it came from.
     origin: String,
+    /// Who commands in its sandboxes run as.
+    user: String,
+    /// What runs in its sandboxes from their start.
+    services: Vec<ServiceView>,
     /// Distribution release, such as `bookworm`; empty if unknown.
     release: String,
     /// Entries that are not directories.
@@ -74,6 +78,27 @@ pub(super) struct TemplateConfig {
     env: BTreeMap<String, String>,
 }
 
+/// What runs in a template's sandboxes from their start; its environment is not shown.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TemplateService)]
+pub(super) struct ServiceView {
+    /// Its name.
+    name: String,
+    /// Program and arguments.
+    command: Vec<String>,
+    /// Who it runs as, if not who commands run as.
+    user: Option<String>,
+    /// Where it starts, if not where commands do.
+    working_dir: Option<String>,
+}
+
+impl From<Service> for ServiceView {
+    fn from(service: Service) -> Self {
+        let Service { name, command, user, working_dir, .. } = service;
+        Self { name, command, user, working_dir }
+    }
+}
+
 /// Templates.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TemplateList {
@@ -81,7 +106,7 @@ pub(super) struct TemplateList {
 }
 
 impl TemplateView {
-    fn new(info: TemplateInfo, settings: &Settings) -> Self {
+    pub(super) fn new(info: TemplateInfo, settings: &Settings) -> Self {
         let (cpus, memory) = settings.default_limits.display();
         let name = info.template.name.to_string();
         Self {
@@ -99,6 +124,8 @@ impl TemplateView {
             digest: info.template.digest,
             owner: if info.owner.is_some() { "organization" } else { "operator" },
             origin: info.origin,
+            user: info.user.unwrap_or_else(|| "sandbox".to_owned()),
+            services: info.services.into_iter().map(ServiceView::from).collect(),
             release: info.release,
             file_count: info.file_count,
             size_bytes: info.size_bytes,

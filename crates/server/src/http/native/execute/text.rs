@@ -2,14 +2,14 @@
 
 /// Decodes UTF-8 piece by piece; what is none becomes U+FFFD.
 #[derive(Debug, Default)]
-pub(super) struct Text {
+pub(in super::super) struct Text {
     /// The beginning of a character whose rest has not come; at most 3 bytes.
     held: Vec<u8>,
 }
 
 impl Text {
     /// The text that is whole with this piece.
-    pub(super) fn push(&mut self, piece: &[u8]) -> String {
+    pub(in super::super) fn push(&mut self, piece: &[u8]) -> String {
         let joined;
         let mut rest = piece;
         if !self.held.is_empty() {
@@ -43,7 +43,7 @@ impl Text {
     }
 
     /// What is left when nothing more comes.
-    pub(super) fn finish(&mut self) -> Option<&'static str> {
+    pub(in super::super) fn finish(&mut self) -> Option<&'static str> {
         (!std::mem::take(&mut self.held).is_empty()).then_some("\u{fffd}")
     }
 }
