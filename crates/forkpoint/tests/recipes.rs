@@ -410,7 +410,7 @@ async fn a_recipe_starts_from_a_directory_of_the_operators_a_template_or_a_check
     server
         .post(
             &format!("/sandbox/{newer}/files"),
-            json!({ "files": [{ "path": "/workspace/mine", "content": "mine" }] }),
+            json!({ "files": [{ "path": "/workspace/mine", "content": "mine\n" }] }),
         )
         .await
         .ok();
@@ -420,7 +420,7 @@ async fn a_recipe_starts_from_a_directory_of_the_operators_a_template_or_a_check
     let sb = server.sandbox_with(json!({ "template": "upon" })).await;
     assert_eq!((read(&sb, "/etc/motd").await, read(&sb, "/etc/upon").await), (json!("changed\n"), json!("upon")));
     let sb = server.sandbox_with(json!({ "template": "from-checkpoint" })).await;
-    assert_eq!((read(&sb, "/etc/more").await, read(&sb, "/workspace/mine").await), (json!("more\n"), json!("mine")));
+    assert_eq!((read(&sb, "/etc/more").await, read(&sb, "/workspace/mine").await), (json!("more\n"), json!("mine\n")));
     let stranger = server.register("Strangers").await;
     let body = json!({ "recipe": upon });
     server.call_as(&stranger, Method::POST, "/templates", Some(body)).await.refused(404, "not_found");
