@@ -67,6 +67,7 @@ impl Vault {
             created_at: header.created_at,
             expires_at: rest.expires_at,
             pinned: rest.pinned,
+            step_key: None,
         };
         Ok((checkpoint, header.env.map(Sealed)))
     }

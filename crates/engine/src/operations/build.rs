@@ -247,6 +247,7 @@ impl Platform {
                 scope: ScopeSpec::default(),
                 include_env: false,
                 metadata: Map::from_iter([("build".to_owned(), json!(build.id))]),
+                retention: forkpoint_domain::checkpoint::Retention::default(),
             };
             let outcome = StepOutcome { key: build.keys[number - 1].clone(), expires_at: self.kept_until() };
             let _guard = self.lock(sandbox.id).await?;

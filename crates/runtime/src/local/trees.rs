@@ -16,7 +16,7 @@ use forkpoint_engine::{
 };
 use forkpoint_volumes::{Basis, MeasureLimits, Outside, Region, Source, Tree};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// A scope as `volumes` asks about it.
 struct InScope<'a>(&'a Scope);
