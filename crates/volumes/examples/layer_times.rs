@@ -1,5 +1,5 @@
 //! Prints how long layers take on this machine: snapshots of a small and a big layer, and walks
-//! over many files. Run as root: `layer_times DIRECTORY`; the directory is made and removed.
+//! over many files. Run as root: `layer_times DIRECTORY [auto|btrfs|reflink|copy]`; the directory is made and removed.
 #![allow(clippy::print_stdout)]
 
 use std::fs;
@@ -14,17 +14,21 @@ use forkpoint_volumes::{
 use uuid::Uuid;
 
 const RUNS: usize = 200;
+/// After this long fewer runs will do.
+const LONG: Duration = Duration::from_secs(15);
 const MIB: usize = 1 << 20;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
-    let dir = std::env::args().nth(1).ok_or("usage: layer_times DIRECTORY")?;
+    let dir = std::env::args().nth(1).ok_or("usage: layer_times DIRECTORY [DRIVER]")?;
     let dir = Path::new(&dir);
     fs::create_dir(dir)?;
     let template = dir.join("template");
     fs::create_dir(&template)?;
-    let store = LayerStore::open(dir, StoreOptions { initial_bytes: 6 << 30, ..StoreOptions::default() })?;
+    let driver = std::env::args().nth(2).unwrap_or_else(|| "auto".into()).parse()?;
+    let options = StoreOptions { driver, initial_bytes: 4 << 30, ..StoreOptions::default() };
+    let store = LayerStore::open(dir, options)?;
     let done = run(&store, &template);
     store.unmount()?;
     purge(dir)?;
@@ -34,10 +38,20 @@ fn main() -> Outcome<()> {
 
 fn run(store: &LayerStore, template: &Path) -> Outcome<()> {
     println!("driver {}", store.driver());
+    let mut times = Vec::new();
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let id = Uuid::new_v4();
+        store.create(id)?;
+        times.push(start.elapsed());
+        store.delete(id)?;
+    }
+    print("empty layer", &mut times);
     let small = layer_of(store, 16, MIB / 16)?;
     snapshots(store, "snapshot, 1 MB", small)?;
-    let big = layer_of(store, 64, 32 * MIB)?;
-    snapshots(store, "snapshot, 2 GB", big)?;
+    let big = layer_of(store, 64, 16 * MIB)?;
+    snapshots(store, "snapshot, 1 GB", big)?;
+    store.delete(big)?;
     let many = layer_of(store, 50_000, 1000)?;
     snapshots(store, "snapshot, 50,000 files", many)?;
 
@@ -105,18 +119,23 @@ fn layer_of(store: &LayerStore, files: usize, bytes: usize) -> Outcome<Uuid> {
 }
 
 fn snapshots(store: &LayerStore, what: &str, source: Uuid) -> Outcome<()> {
+    let mut pauses = Vec::new();
     let mut times = Vec::new();
     let mut removals = Vec::new();
-    for _ in 0..RUNS {
+    let begun = Instant::now();
+    while times.len() < 3 || (times.len() < RUNS && begun.elapsed() < LONG) {
         let id = Uuid::new_v4();
         let start = Instant::now();
-        store.snapshot(source, id)?;
+        let taken = store.begin_snapshot(source, id)?;
+        pauses.push(start.elapsed());
+        store.finish_snapshot(taken)?;
         times.push(start.elapsed());
         let start = Instant::now();
         store.delete(id)?;
         removals.push(start.elapsed());
     }
     print(what, &mut times);
+    print("  of that, writers stand still", &mut pauses);
     print("  its removal", &mut removals);
     Ok(())
 }

@@ -30,7 +30,7 @@ pub use graft::{GraftReport, graft};
 pub use look::{Found, read_files};
 pub use measure::{Measure, MeasureLimits, measure, measure_snapshot};
 pub use region::{Everything, Outside, Region, Under};
-pub use store::driver::Driver;
+pub use store::driver::{Driver, Pending};
 pub use store::inventory::{Inventory, inventory};
 pub use store::probe::{Probe, probe};
 pub use store::{DriverChoice, DriverKind, Growth, LayerStore, StoreOptions, Usage, list_layers, purge};

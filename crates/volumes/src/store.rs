@@ -19,8 +19,11 @@ use uuid::Uuid;
 
 use crate::durable::TEMPORARY;
 use crate::error::{At, Error, Result};
+use crate::measure::{MeasureLimits, measure};
+use crate::region::Everything;
 use crate::tree::dir::Dir;
-use driver::Driver;
+use crate::tree::{Basis, Tree};
+use driver::{Driver, Pending};
 use image::Image;
 use probe::{Home, Plan};
 
@@ -161,7 +164,27 @@ impl LayerStore {
     /// Makes `to` a snapshot of `from`, on stable storage at return. Errors: [`Error::NoLayer`],
     /// [`Error::LayerExists`].
     pub fn snapshot(&self, from: Uuid, to: Uuid) -> Result<()> {
-        self.driver.snapshot(from, to)
+        self.finish_snapshot(self.begin_snapshot(from, to)?)
+    }
+
+    /// The part of a snapshot for which writers must stand still. Errors: as [`snapshot`](Self::snapshot).
+    pub fn begin_snapshot(&self, from: Uuid, to: Uuid) -> Result<Pending> {
+        self.driver.begin_snapshot(from, to)
+    }
+
+    /// The rest of it: the snapshot is a layer, on stable storage, at return. Errors: [`Error::LayerExists`].
+    pub fn finish_snapshot(&self, pending: Pending) -> Result<()> {
+        self.driver.finish_snapshot(pending)
+    }
+
+    /// Bytes of the files in a layer; what it shares with others counts as its own. 0 if there is none.
+    pub fn weigh(&self, id: Uuid) -> Result<u64> {
+        if !self.exists(id)? {
+            return Ok(0);
+        }
+        // Looked at by itself, as if it lay on nothing.
+        let bare = Tree { template: self.path(id).join("upper"), layer: None };
+        Ok(measure(&bare, &Everything, Basis::Merged, MeasureLimits::NONE)?.size_bytes)
     }
 
     /// Writes out one layer's dirty data and waits for it. Errors: [`Error::NoLayer`].

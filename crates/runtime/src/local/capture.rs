@@ -1,4 +1,4 @@
-//! Capture: flush, freeze, snapshot, thaw.
+//! Capture: flush, freeze, snapshot, thaw, make durable.
 
 use super::{LocalRuntime, blocking, failed, trees};
 use forkpoint_domain::ids::{LayerId, SandboxId};
@@ -30,14 +30,14 @@ impl LocalRuntime {
             // What is dirty is written now, while the sandbox runs, so that the snapshot has little left to write.
             inner.layers.flush(layer.uuid()).map_err(trees::failed("flush layer"))?;
             pass(Point::CaptureFlushed);
-            let snapshot = || inner.layers.snapshot(layer.uuid(), into.uuid()).map_err(trees::failed("snapshot layer"));
-            let pause = match &running {
-                None => {
-                    snapshot()?;
-                    Duration::ZERO
-                }
-                Some(running) => while_frozen(&running.group, snapshot)?,
+            let begin =
+                || inner.layers.begin_snapshot(layer.uuid(), into.uuid()).map_err(trees::failed("snapshot layer"));
+            let (taken, pause) = match &running {
+                None => (begin()?, Duration::ZERO),
+                Some(running) => while_frozen(&running.group, begin)?,
             };
+            // Where layers are copies, waiting for the disk is nothing that the sandbox has to stand still for.
+            inner.layers.finish_snapshot(taken).map_err(trees::failed("snapshot layer"))?;
             let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
             Ok(Capture { pause_ms: millis(pause), copy_duration_ms: millis(started.elapsed()) })
         })
@@ -46,7 +46,10 @@ impl LocalRuntime {
 }
 
 /// Does `work` while nothing in the group runs; gives how long the group stood still.
-fn while_frozen(group: &Group, work: impl FnOnce() -> Result<(), RuntimeError>) -> Result<Duration, RuntimeError> {
+fn while_frozen<T>(
+    group: &Group,
+    work: impl FnOnce() -> Result<T, RuntimeError>,
+) -> Result<(T, Duration), RuntimeError> {
     for attempt in 0..=TRIES {
         let frozen_at = Instant::now();
         // Thawed however this ends, a panic included.
@@ -54,11 +57,11 @@ fn while_frozen(group: &Group, work: impl FnOnce() -> Result<(), RuntimeError>) 
         let patience = if attempt < TRIES { PATIENCE } else { LAST };
         if group.freeze(patience).map_err(failed("freeze sandbox"))? {
             pass(Point::CaptureFrozen);
-            work()?;
+            let done = work()?;
             pass(Point::CaptureSnapshot);
             drop(thaw);
             pass(Point::CaptureThawed);
-            return Ok(frozen_at.elapsed());
+            return Ok((done, frozen_at.elapsed()));
         }
     }
     Err(RuntimeError::Failed {

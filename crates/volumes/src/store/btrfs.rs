@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::DriverKind;
-use super::driver::Driver;
+use super::driver::{Driver, Pending};
 use crate::durable;
 use crate::error::{At, Error, Result};
 use crate::sys::btrfs as ioctl;
@@ -66,8 +66,14 @@ impl Driver for Btrfs {
         self.snapshot_of(EMPTY, Error::io("open", path, Errno::NOENT), id)
     }
 
-    fn snapshot(&self, from: Uuid, to: Uuid) -> Result<()> {
-        self.snapshot_of(&from.to_string(), Error::NoLayer(from), to)
+    /// Whole and on stable storage at once.
+    fn begin_snapshot(&self, from: Uuid, to: Uuid) -> Result<Pending> {
+        self.snapshot_of(&from.to_string(), Error::NoLayer(from), to)?;
+        Ok(Pending { to, temporary: None })
+    }
+
+    fn finish_snapshot(&self, _pending: Pending) -> Result<()> {
+        Ok(())
     }
 
     fn flush(&self, id: Uuid) -> Result<()> {

@@ -23,6 +23,8 @@ pub struct Probe {
     pub mounted: bool,
     /// The loop device of the image, mounted or not.
     pub loop_device: Option<PathBuf>,
+    /// Whether a sandbox cannot write more than its disk limit.
+    pub limits: bool,
     /// One sentence for each way, why it was taken or not.
     pub reasons: Vec<String>,
 }
@@ -45,7 +47,14 @@ pub(super) struct Plan {
 
 /// Tries what works in a data directory, which need not exist; leaves nothing behind.
 pub fn probe(data_dir: &Path, choice: DriverChoice) -> Probe {
-    let none = |reason| Probe { driver: None, image: false, mounted: false, loop_device: None, reasons: vec![reason] };
+    let none = |reason| Probe {
+        driver: None,
+        image: false,
+        mounted: false,
+        loop_device: None,
+        limits: false,
+        reasons: vec![reason],
+    };
     let existing = data_dir.ancestors().find_map(|dir| std::fs::canonicalize(dir).ok());
     let Some(existing) = existing else {
         return none(format!("{} and all above it do not exist", data_dir.display()));
@@ -59,6 +68,7 @@ pub fn probe(data_dir: &Path, choice: DriverChoice) -> Probe {
     Probe {
         driver: Some(plan.driver),
         image: plan.home == Home::Image,
+        limits: plan.home == Home::Image && has_simple_quotas(),
         mounted: mount.is_some_and(|mount| loop_device.as_ref() == Some(&mount.source)),
         loop_device,
         reasons: plan.reasons,
@@ -156,6 +166,13 @@ fn image_possible() -> Result<(), String> {
         return Err("mkfs.btrfs is not installed; install the package btrfs-progs".into());
     }
     Ok(())
+}
+
+/// Whether the kernel's btrfs charges each subvolume with what it wrote, since 6.7.
+fn has_simple_quotas() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
 }
 
 /// Whether the kernel can load btrfs when it is first mounted.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::DriverKind;
-use super::driver::Driver;
+use super::driver::{Driver, Pending};
 use crate::durable;
 use crate::error::{At, Error, Result};
 use crate::files::copy::{self, Copier};
@@ -32,16 +32,24 @@ impl Replica {
         Self { layers, share }
     }
 
-    /// Gives what was made under a temporary name its own, once all of it is on stable storage.
+    /// Gives what was made under a temporary name its own. All of it must be on stable storage.
     fn publish(&self, name: &str, id: Uuid) -> Result<()> {
         let dir = Dir::open(&self.layers)?;
-        let target = id.to_string();
-        rustix::fs::syncfs(&*dir).at("sync", &self.layers)?;
-        match rustix::fs::renameat_with(&*dir, name, &*dir, &*target, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(&*dir, name, &*dir, &*id.to_string(), RenameFlags::NOREPLACE) {
             Ok(()) => rustix::fs::fsync(&*dir).at("sync", &self.layers),
             Err(Errno::EXIST) => Err(Error::LayerExists(id)),
             Err(e) => Err(e).at("rename", &self.layers.join(name)),
         }
+    }
+
+    /// Does a step in the making of a layer, and removes what is there of it if that fails.
+    fn or_remove<T>(&self, name: &str, step: Result<T>) -> Result<T> {
+        if step.is_err()
+            && let Err(error) = remove(&self.layers, name)
+        {
+            tracing::warn!(%error, name, "half-made layer stays until the next start");
+        }
+        step
     }
 
     fn fill(&self, name: &str, from: Option<&Rc<Dir>>) -> Result<()> {
@@ -57,19 +65,24 @@ impl Replica {
         replicate(&upper(from, &path)?, &upper(&Dir::open(&path)?, &path)?, copier)
     }
 
-    fn make(&self, id: Uuid, from: Option<&Rc<Dir>>) -> Result<()> {
+    /// Makes what is to become layer `id`, under a temporary name, which it gives.
+    fn make(&self, id: Uuid, from: Option<&Rc<Dir>>) -> Result<String> {
         if self.layers.join(id.to_string()).symlink_metadata().is_ok() {
             return Err(Error::LayerExists(id));
         }
         let name = durable::temporary("copy");
-        let made = self.fill(&name, from).and_then(|()| self.publish(&name, id));
-        if made.is_err()
-            && let Err(error) = remove(&self.layers, &name)
-        {
-            tracing::warn!(%error, name, "half-made layer stays until the next start");
-        }
-        made
+        let filled = self.fill(&name, from);
+        self.or_remove(&name, filled)?;
+        Ok(name)
     }
+}
+
+/// Puts an empty layer on stable storage, without waiting for what others write.
+fn sync_empty(layer: &Path) -> Result<()> {
+    for path in [layer.join("upper"), layer.join("work"), layer.to_owned()] {
+        rustix::fs::fsync(&*Dir::open(&path)?).at("sync", &path)?;
+    }
+    Ok(())
 }
 
 impl Driver for Replica {
@@ -78,15 +91,24 @@ impl Driver for Replica {
     }
 
     fn create(&self, id: Uuid) -> Result<()> {
-        self.make(id, None)
+        let name = self.make(id, None)?;
+        let published = sync_empty(&self.layers.join(&name)).and_then(|()| self.publish(&name, id));
+        self.or_remove(&name, published)
     }
 
-    fn snapshot(&self, from: Uuid, to: Uuid) -> Result<()> {
+    fn begin_snapshot(&self, from: Uuid, to: Uuid) -> Result<Pending> {
         let source = Dir::open(&self.layers)?.child(from.to_string().as_bytes()).at("open the layer", &self.layers)?;
         match source {
-            Opened::Dir(source) => self.make(to, Some(&source)),
+            Opened::Dir(source) => Ok(Pending { to, temporary: Some(self.make(to, Some(&source))?) }),
             Opened::Other | Opened::Nothing => Err(Error::NoLayer(from)),
         }
+    }
+
+    fn finish_snapshot(&self, pending: Pending) -> Result<()> {
+        let Pending { to, temporary } = pending;
+        let Some(name) = temporary else { return Ok(()) };
+        let published = self.sync().and_then(|()| self.publish(&name, to));
+        self.or_remove(&name, published)
     }
 
     fn flush(&self, id: Uuid) -> Result<()> {

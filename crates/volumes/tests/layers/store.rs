@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::support::{Rig, options, privately, read_mounted};
+use crate::support::{Rig, Xfs, options, privately, read_mounted};
 use forkpoint_volumes::{DriverChoice, DriverKind, Error, LayerStore, inventory, list_layers, probe, purge};
 use uuid::Uuid;
 
@@ -109,7 +109,7 @@ fn btrfs_image_keeps_the_contract() {
 #[test]
 fn btrfs_directory_keeps_the_contract() {
     privately(|| {
-        let outer = Rig::new();
+        let outer = Rig::on_btrfs();
         let dir = outer.store.root().join("nested");
         fs::create_dir(&dir).unwrap();
         let store = LayerStore::open(&dir, options(DriverChoice::Auto)).unwrap();
@@ -123,9 +123,9 @@ fn btrfs_directory_keeps_the_contract() {
 }
 
 #[test]
-fn reflink_driver_keeps_the_contract() {
+fn reflink_on_btrfs_keeps_the_contract() {
     privately(|| {
-        let outer = Rig::new();
+        let outer = Rig::on_btrfs();
         let dir = outer.store.root().join("nested");
         fs::create_dir(&dir).unwrap();
         let store = LayerStore::open(&dir, options(DriverChoice::Reflink)).unwrap();
@@ -137,6 +137,59 @@ fn reflink_driver_keeps_the_contract() {
         let again = LayerStore::open(&dir, options(DriverChoice::Auto)).unwrap();
         assert_eq!(again.driver(), DriverKind::Reflink, "what holds layers stays");
         assert_eq!(again.list().unwrap(), [kept]);
+    });
+}
+
+#[test]
+fn reflink_on_xfs_keeps_the_contract_and_shares_blocks() {
+    privately(|| {
+        let xfs = Xfs::new();
+        let dir = xfs.path().join("data");
+        fs::create_dir(&dir).unwrap();
+        let store = LayerStore::open(&dir, options(DriverChoice::Reflink)).unwrap();
+        assert_eq!(store.driver(), DriverKind::Reflink);
+        contract(&store);
+        let big = Uuid::new_v4();
+        store.create(big).unwrap();
+        fs::write(store.path(big).join("upper/big"), vec![7; 64 << 20]).unwrap();
+        store.flush(big).unwrap();
+        assert_eq!(store.weigh(big).unwrap(), 64 << 20);
+        let before = store.usage().unwrap().free_bytes;
+        for _ in 0..4 {
+            store.snapshot(big, Uuid::new_v4()).unwrap();
+        }
+        let taken = before.saturating_sub(store.usage().unwrap().free_bytes);
+        assert!(taken < 16 << 20, "four snapshots of 64 MiB took {taken} bytes");
+        drop(store);
+        purge(&dir).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_snapshot_is_a_layer_only_when_it_is_finished() {
+    privately(|| {
+        let rig = Rig::new();
+        let (from, to) = (rig.new_layer(), Uuid::new_v4());
+        fs::write(rig.store.path(from).join("upper/file"), "then").unwrap();
+        let taken = rig.store.begin_snapshot(from, to).unwrap();
+        // Writers go on meanwhile.
+        fs::write(rig.store.path(from).join("upper/file"), "now").unwrap();
+        rig.store.finish_snapshot(taken).unwrap();
+        assert_eq!(fs::read_to_string(rig.store.path(to).join("upper/file")).unwrap(), "then");
+        assert!(matches!(rig.store.begin_snapshot(from, to), Err(Error::LayerExists(id)) if id == to));
+        // One that nobody finishes is gone at the next start.
+        let never = Uuid::new_v4();
+        let Ok(_taken) = rig.store.begin_snapshot(from, never) else { panic!("not taken") };
+        let (dir, kind) = (rig.dir, rig.store.driver());
+        drop(rig.store);
+        let again = LayerStore::open(dir.path(), options(kind.to_string().parse().unwrap())).unwrap();
+        if kind != DriverKind::Btrfs {
+            assert!(!again.exists(never).unwrap());
+        }
+        let names = fs::read_dir(again.root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(names.filter(|name| name.starts_with(".tmp-")).count() == 0);
+        again.unmount().unwrap();
     });
 }
 
@@ -186,7 +239,7 @@ fn opening_again_finds_the_layers_the_mount_and_clears_leftovers() {
 #[test]
 fn an_image_mounted_elsewhere_gets_no_second_loop_device() {
     privately(|| {
-        let rig = Rig::new();
+        let rig = Rig::on_btrfs();
         let id = rig.new_layer();
         let held = |dir: &Path| inventory(dir).map(|found| (found.mounts, found.loops)).unwrap();
         let elsewhere = rig.path("elsewhere");

@@ -35,8 +35,18 @@ fn unshare_mounts() {
     unsafe { rustix::thread::unshare_unsafe(flags) }.unwrap();
 }
 
-/// A temporary directory in memory, on disk if there is little memory.
+/// How layers are kept in this run: `FORKPOINT_TEST_LAYERS`, else btrfs. For `reflink`, the temporary directory must be
+/// on a file system that can share blocks, as with `scripts/with-xfs`.
+pub(crate) fn driver() -> DriverChoice {
+    let chosen = std::env::var("FORKPOINT_TEST_LAYERS");
+    chosen.map_or(DriverChoice::Btrfs, |name| name.parse().unwrap())
+}
+
+/// A temporary directory in memory, on disk if there is little memory or layers must be there.
 pub(crate) fn memory_dir() -> tempfile::TempDir {
+    if driver() == DriverChoice::Reflink {
+        return tempfile::tempdir().unwrap();
+    }
     let memory = Path::new("/dev/shm");
     let room = rustix::fs::statvfs(memory).map_or(0, |s| s.f_bavail * s.f_frsize);
     if room > 2 << 30 { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -62,16 +72,21 @@ pub(crate) fn options(driver: DriverChoice) -> StoreOptions {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self::in_dir(tempfile::tempdir().unwrap())
+        Self::in_dir(tempfile::tempdir().unwrap(), driver())
+    }
+
+    /// On btrfs, whatever this run tests.
+    pub(crate) fn on_btrfs() -> Self {
+        Self::in_dir(tempfile::tempdir().unwrap(), DriverChoice::Btrfs)
     }
 
     /// In memory if there is room: thousands of commits would wait for the disk.
     pub(crate) fn in_memory() -> Self {
-        Self::in_dir(memory_dir())
+        Self::in_dir(memory_dir(), driver())
     }
 
-    fn in_dir(dir: tempfile::TempDir) -> Self {
-        let small = StoreOptions { initial_bytes: 256 << 20, ..options(DriverChoice::Btrfs) };
+    fn in_dir(dir: tempfile::TempDir, driver: DriverChoice) -> Self {
+        let small = StoreOptions { initial_bytes: 256 << 20, ..options(driver) };
         let store = LayerStore::open(dir.path(), small).unwrap();
         Self { dir, store }
     }
@@ -98,6 +113,39 @@ impl Rig {
 
     pub(crate) fn mount(&self, template: &Path, layer: Uuid) -> Overlay {
         Overlay::new(self.dir.path(), template, &self.store.path(layer))
+    }
+}
+
+/// An XFS in a file, on a loop device that goes with its mount; only in a private mount namespace.
+#[derive(Debug)]
+pub(crate) struct Xfs {
+    dir: tempfile::TempDir,
+}
+
+impl Xfs {
+    pub(crate) fn new() -> Self {
+        let xfs = Self { dir: tempfile::tempdir().unwrap() };
+        let image = xfs.dir.path().join("image");
+        fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        fs::create_dir(xfs.path()).unwrap();
+        for (program, flags, at) in
+            [("mkfs.xfs", ["-q", "-m", "reflink=1"], None), ("mount", ["-t", "xfs", "-oloop"], Some(xfs.path()))]
+        {
+            let made = std::process::Command::new(program).args(flags).arg(&image).args(at).output().unwrap();
+            assert!(made.status.success(), "{program}: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        xfs
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("disk")
+    }
+}
+
+impl Drop for Xfs {
+    fn drop(&mut self) {
+        // Detached: also when something still uses it because a test failed.
+        rustix::mount::unmount(self.path(), UnmountFlags::DETACH).ok();
     }
 }
 
