@@ -4,6 +4,7 @@ use crate::{
     Invalid,
     ids::{CheckpointId, LayerId, OrgId, SandboxId},
     scope::ScopeSpec,
+    server::ServerId,
     template::TemplateRef,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -94,6 +95,8 @@ pub struct Checkpoint {
     pub id: CheckpointId,
     /// Whose it is.
     pub org_id: OrgId,
+    /// On which server its layer was made; never changes.
+    pub server: ServerId,
     /// The sandbox it was captured from (for a clone: its origin's).
     pub sandbox_id: SandboxId,
     /// The checkpoint that the sandbox's layer came from when this one was captured.

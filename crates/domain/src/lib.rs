@@ -14,6 +14,7 @@ pub mod recipe;
 pub mod restore;
 pub mod sandbox;
 pub mod scope;
+pub mod server;
 pub mod stored;
 pub mod template;
 

@@ -31,6 +31,13 @@ pub struct LayerPlan {
     pub graft: Option<Graft>,
 }
 
+impl LayerPlan {
+    /// Whether the layer starts with nothing in it.
+    pub const fn is_empty(&self) -> bool {
+        self.base.is_none() && self.graft.is_none()
+    }
+}
+
 /// Makes a region of a layer show what another tree shows there.
 #[derive(Debug, Clone)]
 pub struct Graft {

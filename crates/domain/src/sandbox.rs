@@ -4,6 +4,7 @@ use crate::{
     Invalid,
     ids::{CheckpointId, LayerId, OrgId, SandboxId},
     limits::Limits,
+    server::ServerId,
     template::TemplateRef,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -140,6 +141,8 @@ pub struct Sandbox {
     pub id: SandboxId,
     /// Whose it is.
     pub org_id: OrgId,
+    /// On which server it is; never changes.
+    pub server: ServerId,
     /// Where it is in its life.
     pub state: SandboxState,
     /// Why it stopped or failed, for a `stopped` or `failed` one.

@@ -105,10 +105,14 @@ impl From<RuntimeError> for Error {
             RuntimeError::NoCapacity(what) => Self::Unavailable(format!("the host is out of capacity: {what}")),
             RuntimeError::Refused { code, problem } => Self::conflict(code, problem),
             RuntimeError::Unsupported(what) => Self::conflict("isolation_unavailable", what),
-            RuntimeError::LayerMissing(_) | RuntimeError::TemplateMissing(_) | RuntimeError::Failed { .. } => {
+            RuntimeError::TemplateMissing(template) => Self::conflict(
+                "template_missing",
+                format!("this server does not have {template}; import it here, or ask the server that has it"),
+            ),
+            RuntimeError::LayerMissing(_) | RuntimeError::Failed { .. } => {
                 tracing::error!(%error, "runtime failed");
                 // The problem may name paths of the host: the log has it, the client gets the step.
-                let step = if let RuntimeError::Failed { step, .. } = error { step } else { "find layer and template" };
+                let step = if let RuntimeError::Failed { step, .. } = error { step } else { "find layer" };
                 Self::Unavailable(format!("the sandbox runtime failed at the step '{step}'; nothing was changed"))
             }
         }

@@ -9,6 +9,7 @@ pub mod durability;
 pub mod exec;
 pub mod files;
 pub mod fork;
+pub mod housekeeping;
 pub mod idempotency;
 pub mod restore;
 pub mod sandboxes;
@@ -35,6 +36,13 @@ impl Platform {
             .await?
             .filter(|sandbox| sandbox.org_id == caller.org_id)
             .ok_or_else(|| Error::not_found("sandbox", id))
+    }
+
+    /// The caller's sandbox, which must be on this server.
+    pub(crate) async fn own_sandbox_here(&self, caller: &Caller, id: SandboxId) -> Result<Sandbox> {
+        let sandbox = self.own_sandbox(caller, id).await?;
+        self.require_here(&sandbox).await?;
+        Ok(sandbox)
     }
 
     /// The caller's checkpoint; another organisation's does not exist for it.

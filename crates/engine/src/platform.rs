@@ -7,6 +7,7 @@ pub(crate) mod durabilities;
 pub(crate) mod hot;
 pub(crate) mod keys;
 pub(crate) mod live;
+pub(crate) mod servers;
 pub(crate) mod templates;
 
 use crate::{
@@ -26,6 +27,7 @@ use forkpoint_domain::{
     ids::{ApiKeyId, EventId, OrgId, SandboxId},
     limits::Limits,
     organization::KeyScope,
+    server::ServerId,
 };
 use hot::HotLayers;
 use keys::KeyCache;
@@ -37,6 +39,8 @@ use uuid::Uuid;
 /// What an operator can set of the engine.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// This server, of those that share its records.
+    pub server: ServerId,
     /// Limits of a sandbox for which none are asked for.
     pub default_limits: Limits,
     /// Limits on one captured set.
@@ -61,6 +65,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            server: ServerId::NOBODY,
             default_limits: Limits::default(),
             capture_limits: CaptureLimits::default(),
             checkpoint_retention_days: DEFAULT_RETENTION_DAYS,

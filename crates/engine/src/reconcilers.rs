@@ -9,7 +9,7 @@ mod garbage;
 mod hot_layers;
 mod sandboxes;
 
-use crate::Platform;
+use crate::{Platform, platform::servers::RENEW_EVERY};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -37,9 +37,20 @@ impl Platform {
         self.collect_garbage().await;
     }
 
-    /// Runs the reconcilers until the set is dropped.
-    pub fn start_reconcilers(&self) -> JoinSet<()> {
+    /// Runs the reconcilers until the set is dropped. `host` and `address` are what other servers are told of this one.
+    pub fn start_reconcilers(&self, host: String, address: String) -> JoinSet<()> {
         let mut set = JoinSet::new();
+        if self.inner.records.is_shared() {
+            let platform = self.clone();
+            set.spawn(async move {
+                every(RENEW_EVERY, || async {
+                    if let Err(error) = platform.announce(&host, &address).await {
+                        tracing::warn!(%error, "could not tell the other servers that this one lives");
+                    }
+                })
+                .await;
+            });
+        }
         let platform = self.clone();
         set.spawn(async move { every(EXPIRY_EVERY, || platform.expire_sandboxes()).await });
         let platform = self.clone();

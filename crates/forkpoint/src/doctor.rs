@@ -89,17 +89,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 async fn look(config: &Config) -> anyhow::Result<Report> {
     let data_dir = config.data_dir.canonicalize().unwrap_or_else(|_| config.data_dir.clone());
     let server = server_of(&data_dir)?;
-    let mut orphans = find_orphans(config, &data_dir).await?;
+    let mut orphans = find_orphans(config, &data_dir, server.running).await?;
     if server.running && !orphans.is_empty() {
         // A creation in flight has a group and a layer before it has a row.
         tokio::time::sleep(SECOND_LOOK).await;
-        let again: BTreeSet<_> = find_orphans(config, &data_dir).await?.into_iter().collect();
+        let again: BTreeSet<_> = find_orphans(config, &data_dir, server.running).await?.into_iter().collect();
         orphans.retain(|orphan| again.contains(orphan));
     }
-    Ok(Report { host: local::probe(&data_dir).await, owned: local::owned(&data_dir).await?, orphans, server })
+    Ok(Report {
+        host: local::probe(&data_dir, wire::layer_driver(config)).await,
+        owned: local::owned(&data_dir).await?,
+        orphans,
+        server,
+    })
 }
 
-async fn find_orphans(config: &Config, data_dir: &std::path::Path) -> anyhow::Result<Vec<local::Orphan>> {
+async fn find_orphans(config: &Config, data_dir: &std::path::Path, live: bool) -> anyhow::Result<Vec<local::Orphan>> {
     // Without its database nothing can be said of layers; a server on PostgreSQL leaves no file here.
     let named = if config.database_url.is_some() || data_dir.join("forkpoint.db").exists() {
         let records = wire::open_records(config, data_dir).await?;
@@ -107,7 +112,7 @@ async fn find_orphans(config: &Config, data_dir: &std::path::Path) -> anyhow::Re
     } else {
         None
     };
-    Ok(local::orphans(data_dir, named).await?)
+    Ok(local::orphans(data_dir, named, live).await?)
 }
 
 fn server_of(data_dir: &std::path::Path) -> anyhow::Result<Server> {

@@ -4,8 +4,10 @@
 mod client;
 mod commands;
 mod config;
+mod control;
 mod doctor;
 mod front;
+mod gc;
 mod output;
 mod profile;
 mod serve;
@@ -50,6 +52,8 @@ enum Command {
     Serve(serve::Args),
     /// Show what this host can do and what a data directory owns; repair or purge it
     Doctor(doctor::Args),
+    /// Remove what may be removed now
+    Gc(gc::Args),
     /// Check, measure, clean, repair and recover durable checkpoint data
     Vault(vault::Args),
     #[command(flatten)]
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
     match command {
         Command::Serve(args) => host(serve::run(args)),
         Command::Doctor(args) => host(doctor::run(args)),
+        Command::Gc(args) => host(gc::run(args)),
         Command::Vault(args) => host(vault::run(args)),
         Command::Client(command) => {
             let connection = client::Connection { url: early.url, key: early.key, profile: early.profile };

@@ -2,6 +2,7 @@
 
 use crate::{
     config::{self, Config},
+    control,
     front::Front,
     wire::{self, Parts},
 };
@@ -88,7 +89,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
     let outcome = tokio::select! {
-        outcome = work(&config, &data_dir, &ready, front, readiness) => outcome,
+        outcome = work(&config, &data_dir, address, &ready, front, readiness) => outcome,
         _ = terminate.recv() => Ok(None),
         _ = interrupt.recv() => Ok(None),
     };
@@ -133,11 +134,15 @@ struct Running {
 async fn work(
     config: &Config,
     data_dir: &std::path::Path,
+    address: SocketAddr,
     ready: &watch::Sender<Readiness>,
     front: Front,
     readiness: watch::Receiver<Readiness>,
 ) -> anyhow::Result<Option<Running>> {
     let parts = wire::open(config, data_dir).await?;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Before recovery: rows that are nobody's are taken over, and then brought in step.
+    parts.platform.enroll(&host, &address.to_string()).await.context("tell other servers of this one")?;
     ready.send_replace(Readiness::not_yet("recovering", "bringing records and host in step"));
     parts.platform.recover().await;
     make_template(&parts, ready).await?;
@@ -153,7 +158,11 @@ async fn work(
         ..ServerOptions::new(readiness)
     };
     front.open(forkpoint_server::router(parts.platform.clone(), options));
-    let mut background = parts.platform.start_reconcilers();
+    let mut background = parts.platform.start_reconcilers(host, address.to_string());
+    let (runtime, spares) = (parts.runtime.clone(), config.warm_pool);
+    background.spawn(async move { runtime.keep_spares(spares).await });
+    let (platform, asked_in) = (parts.platform.clone(), data_dir.to_owned());
+    background.spawn(async move { control::serve(&asked_in, platform).await });
     let runtime = parts.runtime.clone();
     background.spawn(async move {
         loop {

@@ -93,17 +93,15 @@ pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Par
         .parent()
         .map(Path::to_owned)
         .context("this program has no folder")?;
-    let driver = match config.layer_driver.as_str() {
-        "btrfs" => DriverChoice::Btrfs,
-        "reflink" => DriverChoice::Reflink,
-        "copy" => DriverChoice::Copy,
-        _ => DriverChoice::Auto,
-    };
     let runtime = LocalRuntime::open(LocalOptions {
         data_dir: data_dir.to_owned(),
         program_dir,
         cache_dir: config.cache_dir.clone(),
-        layers: StoreOptions { driver, host_reserve_bytes: config.host_reserve_bytes, ..StoreOptions::default() },
+        layers: StoreOptions {
+            driver: layer_driver(config),
+            host_reserve_bytes: config.host_reserve_bytes,
+            ..StoreOptions::default()
+        },
         network_pool: config.network_pool.parse().context("network_pool")?,
         resolvers: config.resolvers.clone(),
         slot_pool: config.slot_pool,
@@ -111,6 +109,7 @@ pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Par
     .await
     .context("open the sandbox runtime")?;
     let settings = Settings {
+        server: runtime.server().context("name of this server")?,
         default_limits: limits::Limits {
             cpu_millis: limits::parse_cpus(&config.default_cpus)?,
             memory_bytes: limits::parse_memory(&config.default_memory)?,
@@ -150,6 +149,11 @@ pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Par
     Ok(Parts { platform, runtime })
 }
 
+/// How layers are to be kept; the name was checked when it was read.
+pub(crate) fn layer_driver(config: &Config) -> DriverChoice {
+    config.layer_driver.parse().unwrap_or_default()
+}
+
 /// Opens the vault that the settings name; `None` if it is off.
 pub(crate) async fn open_vault(config: &Config, data_dir: &Path, master: MasterKey) -> anyhow::Result<Option<Vault>> {
     if config.vault == "off" {
@@ -157,7 +161,9 @@ pub(crate) async fn open_vault(config: &Config, data_dir: &Path, master: MasterK
     }
     let local = data_dir.join("vault");
     let url = if config.vault == "local" { local.to_string_lossy().into_owned() } else { config.vault.clone() };
-    let options = VaultOptions { cache: Some(data_dir.join("run").join("vault-cache")), ..VaultOptions::new(url) };
+    let shared = config.vault != "local";
+    let cache = Some(data_dir.join("run").join("vault-cache"));
+    let options = VaultOptions { cache, shared, ..VaultOptions::new(url) };
     // It may wait for the network.
     let opened = tokio::task::spawn_blocking(move || Vault::open(&options, &master)).await?;
     Ok(Some(opened.context("open the vault")?))

@@ -2,7 +2,7 @@
 
 use crate::{
     statement::Statement,
-    tables::{api_keys, checkpoints, events, idempotency, organizations, sandboxes},
+    tables::{api_keys, checkpoints, events, idempotency, organizations, sandboxes, servers},
 };
 use forkpoint_engine::ports::records::{Change, RecordsError};
 
@@ -33,11 +33,16 @@ pub(crate) fn statements(changes: Vec<Change>) -> Result<Vec<Statement>, Records
             Change::InsertEvent(event) => statements.push(events::insert(event)?),
             Change::InsertIdempotency(record) => statements.push(idempotency::insert(record)?),
             Change::ForgetIdempotency { org, key } => statements.push(idempotency::forget(org, key)),
+            Change::SeeServer(server) => statements.push(servers::see(server)),
+            Change::AdoptRows { server } => statements.extend(servers::adopt(server)),
+            Change::TakeLease { job, holder, now, until } => statements.push(servers::take(job, holder, now, until)),
+            Change::EndLease { job, holder } => statements.push(servers::end(job, holder)),
             Change::Prune { before } => statements.extend([
                 idempotency::prune(before),
                 events::prune(before),
                 sandboxes::prune(before),
                 checkpoints::prune(before),
+                servers::prune(before),
             ]),
         }
     }

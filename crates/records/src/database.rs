@@ -7,7 +7,7 @@ use crate::{
     row::Row,
     sql,
     statement::Statement,
-    tables::{api_keys, checkpoints, events, idempotency, organizations, sandboxes},
+    tables::{api_keys, checkpoints, events, idempotency, organizations, sandboxes, servers},
     target::Target,
 };
 use async_trait::async_trait;
@@ -17,6 +17,7 @@ use forkpoint_domain::{
     ids::{CheckpointId, LayerId, OrgId, SandboxId},
     organization::{ApiKey, Organization},
     sandbox::Sandbox,
+    server::{Server, ServerId},
 };
 use forkpoint_engine::ports::{
     records::{Change, CheckpointFilter, IdempotencyRecord, Records, RecordsError, SandboxFilter},
@@ -145,6 +146,14 @@ impl Records for Database {
 
     async fn events(&self, org: OrgId, sandbox: Option<SandboxId>, limit: u32) -> Result<Vec<Event>, RecordsError> {
         self.many("events", events::newest(org, sandbox, limit), events::read).await
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self.db, Db::Postgres(_))
+    }
+
+    async fn server(&self, id: ServerId) -> Result<Option<Server>, RecordsError> {
+        self.one("servers", servers::by_id(id), servers::read).await
     }
 
     async fn ping(&self) -> Result<(), RecordsError> {

@@ -8,3 +8,4 @@ pub(crate) mod organizations;
 #[cfg(test)]
 mod plans;
 pub(crate) mod sandboxes;
+pub(crate) mod servers;

@@ -7,6 +7,7 @@ mod cases {
     pub(crate) mod checkpoints;
     pub(crate) mod log;
     pub(crate) mod sandboxes;
+    pub(crate) mod servers;
     pub(crate) mod together;
 }
 mod support {
@@ -82,6 +83,14 @@ contract! {
         events_are_listed_newest_first_and_limited,
         idempotency_keys_are_known_once_until_forgotten,
         pruning_forgets_what_is_older_and_nothing_else,
+    }
+    servers {
+        what_is_on_a_server_is_changed_in_its_name_only,
+        rows_that_are_nobodys_go_to_the_first_server,
+        servers_tell_where_they_are_and_until_when_they_live,
+        a_job_is_one_servers_until_its_lease_runs_out,
+        a_result_is_recorded_only_by_who_still_has_the_job,
+        of_many_who_claim_a_job_at_once_one_gets_it,
     }
     together {
         a_list_whose_last_change_conflicts_leaves_nothing,

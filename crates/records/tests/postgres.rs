@@ -13,6 +13,7 @@ mod support {
 use forkpoint_engine::ports::records::{Change, Records, RecordsError, SandboxFilter};
 use forkpoint_records::{Database, OpenError};
 use futures::future::join_all;
+use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
 use std::sync::atomic::Ordering;
 use support::{
     postgres::{PostgresServer, encoded},
@@ -105,4 +106,45 @@ async fn a_server_that_is_not_there_is_said_so_without_the_password() {
     let refusal = Database::open("postgres://me:s3cret@127.0.0.1:1/nothing").await.unwrap_err();
     assert!(matches!(refusal, OpenError::Unavailable(_)), "{refusal}");
     assert!(!format!("{refusal} {refusal:?}").contains("s3cret"));
+}
+
+/// What SQLite and PostgreSQL say of their columns and indexes, in the same words.
+#[tokio::test]
+async fn both_engines_have_the_same_tables_columns_and_indexes() {
+    let server = PostgresServer::start();
+    Database::open(&server.new_schema("same")).await.unwrap().close().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("forkpoint.db");
+    Database::open(path.to_str().unwrap()).await.unwrap().close().await;
+
+    let mut sqlite = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let of_sqlite = [
+        "SELECT t.name || '.' || c.name || ' ' || \
+            CASE c.type WHEN 'BLOB' THEN 'bytes' WHEN 'TEXT' THEN 'text' WHEN 'REAL' THEN 'real' ELSE 'int' END || \
+            CASE WHEN c.\"notnull\" THEN ' not null' ELSE '' END || coalesce(' default ' || c.dflt_value, '') \
+         FROM sqlite_schema t, pragma_table_info(t.name) c WHERE t.type = 'table' AND t.name NOT LIKE '\\_%' ESCAPE '\\' \
+            AND t.name NOT LIKE 'sqlite%' ORDER BY 1",
+        "SELECT tbl_name || ' ' || name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY 1",
+    ];
+    let of_postgres = [
+        "SELECT table_name || '.' || column_name || ' ' || \
+            CASE data_type WHEN 'bytea' THEN 'bytes' WHEN 'text' THEN 'text' WHEN 'double precision' THEN 'real' \
+            WHEN 'bigint' THEN 'int' WHEN 'boolean' THEN 'int' ELSE data_type END || \
+            CASE is_nullable WHEN 'NO' THEN ' not null' ELSE '' END || \
+            coalesce(' default ' || replace(replace(column_default, '::text', ''), 'false', '0'), '') \
+         FROM information_schema.columns WHERE table_schema = 'same' AND table_name NOT LIKE '\\_%' ORDER BY 1",
+        "SELECT tablename || ' ' || indexname FROM pg_indexes WHERE schemaname = 'same' AND tablename NOT LIKE '\\_%' \
+            AND indexname NOT LIKE '%_pkey' AND indexname NOT LIKE '%_key' ORDER BY 1",
+    ];
+    for (one, other) in of_sqlite.into_iter().zip(of_postgres) {
+        let mut in_sqlite: Vec<String> = sqlx::query_scalar(one).fetch_all(&mut sqlite).await.unwrap();
+        let output = server.psql(other);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut in_postgres: Vec<String> =
+            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        in_sqlite.sort();
+        in_postgres.sort();
+        assert!(in_sqlite.len() > 5, "{in_sqlite:?}");
+        assert_eq!(in_sqlite, in_postgres);
+    }
 }

@@ -23,6 +23,7 @@ pub use forkpoint_protocol::{
     Change, ChangeKind, Command, Entry, EntryKind, ErrorKind, Exec as ExecSpec, Exit, Open as OpenSpec, Process,
     PtySize, Refresh, Session, Usage, WriteDisposition, WriteFile as WriteSpec,
 };
+pub use link::CONNECT;
 use link::Link;
 pub use session::{SessionEvent, SessionStream};
 pub use watch::{WatchEvent, WatchStream};

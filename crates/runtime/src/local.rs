@@ -10,15 +10,17 @@ mod memory;
 mod owned;
 mod probe;
 mod room;
+mod spares;
 mod templates;
 mod trees;
 
-pub use owned::{Orphan, Owned, orphans, owned, purge};
+pub use owned::{Orphan, Owned, orphans, owned, purge, server_of};
 pub use probe::{HostCheck, HostReport, probe};
 pub use room::total_memory;
 
 use async_trait::async_trait;
 use forkpoint_domain::{
+    Invalid,
     checkpoint::CaptureLimits,
     diff::TreeDiff,
     ids::{LayerId, OrgId, SandboxId},
@@ -26,11 +28,12 @@ use forkpoint_domain::{
     restore::{LayerPlan, TreeRef},
     sandbox::StopReason,
     scope::Scope,
+    server::ServerId,
     template::{TemplateName, TemplateRef},
 };
 use forkpoint_engine::ports::{
     guest::Guest,
-    runtime::{Capture, Captured, Death, FoundFile, Instance, Launch, Measure, Room, Runtime, RuntimeError},
+    runtime::{Capture, Captured, Death, FoundFile, Garbage, Instance, Launch, Measure, Room, Runtime, RuntimeError},
     templates::{NewTemplate, TemplateInfo},
 };
 use forkpoint_jail::{Cgroups, Launcher};
@@ -91,6 +94,7 @@ struct Inner {
     /// Whether the earlier server worked since the host was started.
     same_boot: bool,
     host_reserve_bytes: u64,
+    spares: spares::Spares,
     /// How many more times the layers' file system is to be told to give back the room of layers that were removed.
     settle: AtomicU8,
     deaths: mpsc::UnboundedSender<Death>,
@@ -138,6 +142,7 @@ impl LocalRuntime {
                 lost: Mutex::default(),
                 same_boot,
                 host_reserve_bytes,
+                spares: spares::Spares::default(),
                 settle: AtomicU8::new(0),
                 deaths,
                 dead: AsyncMutex::new(dead),
@@ -154,6 +159,11 @@ impl LocalRuntime {
         })?;
         inner.slots = SlotPool::new(inner.hub.clone(), size);
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Which server works on this data directory.
+    pub fn server(&self) -> Result<ServerId, Invalid> {
+        self.inner.name.parse()
     }
 
     /// The store of templates, to make the default one ready.
@@ -188,6 +198,9 @@ impl LocalRuntime {
     /// Ends the runtime's work on the host. Running sandboxes stay, and with them what they need; when none
     /// runs, network and layers are taken off the host too.
     pub async fn close(self) {
+        if let Err(error) = self.drop_spares().await {
+            tracing::warn!(%error, "could not remove the layers that were kept ready");
+        }
         let Ok(inner) = Arc::try_unwrap(self.inner) else {
             tracing::warn!("the runtime is still in use; its mount and network stay");
             return;
@@ -244,6 +257,10 @@ impl Runtime for LocalRuntime {
         self.make_planned_layer(layer, plan).await
     }
 
+    fn spare_layer(&self, claim: &mut (dyn FnMut(LayerId) + Send)) -> Option<LayerId> {
+        self.inner.spares.take(claim)
+    }
+
     async fn drop_layer(&self, layer: LayerId) -> Result<(), RuntimeError> {
         let inner = self.inner.clone();
         blocking(move || inner.remove_layer(layer)).await
@@ -252,12 +269,26 @@ impl Runtime for LocalRuntime {
     async fn layers(&self) -> Result<Vec<LayerId>, RuntimeError> {
         let inner = self.inner.clone();
         let found = blocking(move || inner.layers.list().map_err(trees::failed("list layers"))).await?;
-        Ok(found.into_iter().map(LayerId::from_uuid).collect())
+        Ok(self.inner.spares.without(found.into_iter().map(LayerId::from_uuid).collect()))
     }
 
     async fn has_layer(&self, layer: LayerId) -> Result<bool, RuntimeError> {
         let inner = self.inner.clone();
         blocking(move || inner.layers.exists(layer.uuid()).map_err(trees::failed("look at layer"))).await
+    }
+
+    async fn layer_bytes(&self, layer: LayerId) -> Result<u64, RuntimeError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.layers.weigh(layer.uuid()).map_err(trees::failed("measure layer"))).await
+    }
+
+    async fn collect_files(&self, dry_run: bool) -> Result<Vec<Garbage>, RuntimeError> {
+        let inner = self.inner.clone();
+        let stale = blocking(move || inner.templates.clean(dry_run).map_err(failed("clean templates"))).await?;
+        let garbage = stale.into_iter();
+        Ok(garbage
+            .map(|one| Garbage { kind: one.kind, name: one.path.display().to_string(), bytes: one.bytes })
+            .collect())
     }
 
     fn layer_tree(&self, layer: LayerId) -> Option<PathBuf> {

@@ -26,5 +26,6 @@ pub use manifest::{Details, Manifest, Service};
 pub use name::{ALIASES, DEFAULT, TemplateName};
 pub use progress::{Cancel, Progress, Stage};
 pub use store::add::Publication;
+pub use store::clean::Stale;
 pub use store::{Template, TemplateStore};
 pub use tree::write::{Attributes, TreeWriter};

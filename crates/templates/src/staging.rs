@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::manifest::sync_dir;
 use crate::{Error, Result, tree};
 
-const PREFIX: &str = ".tmp-";
+pub(crate) const PREFIX: &str = ".tmp-";
 
 /// A `.tmp-` directory; dropping it removes it with all that is in it.
 #[derive(Debug)]

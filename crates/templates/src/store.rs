@@ -2,6 +2,7 @@
 //! the same form, whose entries are named by their recipe's digest instead.
 
 pub(crate) mod add;
+pub(crate) mod clean;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};

@@ -7,11 +7,13 @@ use forkpoint_domain::{
     ids::{ApiKeyId, CheckpointId, LayerId, OrgId, SandboxId},
     organization::{ApiKey, Organization, User},
     sandbox::Sandbox,
+    server::{Server, ServerId},
 };
 use forkpoint_engine::ports::{
     records::{Change, CheckpointFilter, IdempotencyRecord, Records, RecordsError, SandboxFilter},
     sealer::Sealed,
 };
+use jiff::Timestamp;
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
@@ -38,6 +40,8 @@ struct Rows {
     deleted: Vec<(OrgId, CheckpointId)>,
     events: Vec<Event>,
     idempotency: BTreeMap<(OrgId, String), IdempotencyRecord>,
+    servers: BTreeMap<ServerId, Server>,
+    leases: BTreeMap<String, (ServerId, Timestamp)>,
 }
 
 type Outcome<T = ()> = Result<T, RecordsError>;
@@ -94,7 +98,7 @@ impl Rows {
                 }
             }
             Change::UpdateSandbox { sandbox, from } => match self.sandboxes.get_mut(&sandbox.id) {
-                Some((row, _)) if row.state == from => *row = *sandbox,
+                Some((row, _)) if row.state == from && row.server == sandbox.server => *row = *sandbox,
                 _ => return conflict("sandbox"),
             },
             Change::SetSandboxEnv { id, env } => match self.sandboxes.get_mut(&id) {
@@ -145,7 +149,22 @@ impl Rows {
                 }
             }
             Change::ForgetIdempotency { org, key } => drop(self.idempotency.remove(&(org, key))),
+            Change::SeeServer(server) => drop(self.servers.insert(server.id, server)),
+            Change::AdoptRows { server } => {
+                let sandboxes = self.sandboxes.values_mut().map(|(row, _)| &mut row.server);
+                let checkpoints = self.checkpoints.values_mut().map(|(row, _)| &mut row.server);
+                sandboxes.chain(checkpoints).filter(|of| **of == ServerId::NOBODY).for_each(|of| *of = server);
+            }
+            Change::TakeLease { job, holder, now, until } => match self.leases.get(&job) {
+                Some((other, end)) if *other != holder && *end > now => return conflict("lease"),
+                _ => drop(self.leases.insert(job, (holder, until))),
+            },
+            Change::EndLease { job, holder } => match self.leases.remove(&job) {
+                Some((of, _)) if of == holder => {}
+                _ => return conflict("lease"),
+            },
             Change::Prune { before } => {
+                self.leases.retain(|_, (_, until)| *until >= before);
                 self.idempotency.retain(|_, record| record.at >= before);
                 self.events.retain(|event| event.at >= before);
             }
@@ -190,6 +209,7 @@ impl Records for MemoryRecords {
     async fn sandboxes(&self, filter: SandboxFilter) -> Outcome<Vec<Sandbox>> {
         let wanted = |one: &&Sandbox| {
             filter.org.is_none_or(|org| one.org_id == org)
+                && filter.server.is_none_or(|server| one.server == server)
                 && (filter.states.is_empty() || filter.states.contains(&one.state))
                 && filter.expired_at.is_none_or(|at| one.expires_at <= at)
                 && filter
@@ -215,6 +235,10 @@ impl Records for MemoryRecords {
         let part = filter.name_contains.as_deref().map(str::to_lowercase);
         let wanted = |one: &&Checkpoint| {
             filter.org.is_none_or(|org| one.org_id == org)
+                && filter.server.is_none_or(|server| one.server == server)
+                && filter.durable_before.is_none_or(|at| {
+                    one.durability == Durability::Durable && one.durable_at.is_some_and(|since| since <= at)
+                })
                 && filter.sandbox.is_none_or(|sandbox| one.sandbox_id == sandbox)
                 && part.as_deref().is_none_or(|part| one.name.to_lowercase().contains(part))
                 && filter.name_exact.as_deref().is_none_or(|name| one.name == name)
@@ -261,6 +285,10 @@ impl Records for MemoryRecords {
         let rows = self.rows()?;
         let wanted = |event: &&Event| event.org_id == org && sandbox.is_none_or(|id| event.sandbox_id == Some(id));
         Ok(rows.events.iter().rev().filter(wanted).take(limit as usize).cloned().collect())
+    }
+
+    async fn server(&self, id: ServerId) -> Outcome<Option<Server>> {
+        Ok(self.rows()?.servers.get(&id).cloned())
     }
 
     async fn ping(&self) -> Outcome {

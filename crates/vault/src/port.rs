@@ -119,6 +119,10 @@ impl VaultPort for Vault {
         blocking(move || vault.delete(SnapshotRef { org, checkpoint })).await
     }
 
+    fn shared(&self) -> Option<&str> {
+        self.0.shared.as_deref()
+    }
+
     async fn collect(&self) -> Result<(), VaultFailure> {
         let vault = self.clone();
         let done = blocking(move || vault.collect(&CollectOptions::default())).await?;

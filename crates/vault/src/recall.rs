@@ -5,6 +5,7 @@ use forkpoint_domain::{
     checkpoint::{Checkpoint, CheckpointKind, CheckpointStatus, Durability},
     ids::{CheckpointId, LayerId},
     scope::ScopeSpec,
+    server::ServerId,
     template::{TemplateName, TemplateRef},
 };
 use forkpoint_engine::ports::sealer::Sealed;
@@ -39,6 +40,7 @@ impl Vault {
         let checkpoint = Checkpoint {
             id: header.checkpoint,
             org_id: header.org,
+            server: ServerId::NOBODY,
             sandbox_id: header.sandbox,
             parent_id: header.parent,
             cloned_from: rest.cloned_from,

@@ -35,6 +35,8 @@ pub struct VaultOptions {
     pub compression: i32,
     /// From how many bytes on a pack is uploaded; 8 to 64 MiB but in tests.
     pub pack_bytes: usize,
+    /// Whether other servers may use the same store.
+    pub shared: bool,
     /// How many threads cut, seal and open chunks.
     pub threads: usize,
 }
@@ -49,6 +51,7 @@ impl VaultOptions {
             first_pause: Duration::from_millis(200),
             compression: 2,
             pack_bytes: 16 << 20,
+            shared: false,
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(4),
         }
     }
@@ -65,6 +68,8 @@ pub(crate) struct Inner {
     pub(crate) id: VaultId,
     pub(crate) cache: Option<PathBuf>,
     pub(crate) is_remote: bool,
+    /// The store's address, if other servers may use it too.
+    pub(crate) shared: Option<String>,
     pub(crate) level: i32,
     pub(crate) pack_bytes: usize,
     pub(crate) threads: usize,
@@ -88,6 +93,7 @@ impl Vault {
         let id = format::open_or_create(&*store, &options.url, &seal)?;
         Ok(Self(Arc::new(Inner {
             is_remote: options.url.contains("://") && !options.url.starts_with("file:"),
+            shared: options.shared.then(|| options.url.clone()),
             store,
             seal,
             id,

@@ -63,25 +63,34 @@ impl Platform {
         check_metadata(&request.metadata)?;
         request.retention.check()?;
         Scope::parse(request.scope.clone())?;
-        self.own_sandbox(caller, sandbox_id).await?;
+        self.own_sandbox_here(caller, sandbox_id).await?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let _guard = platform.lock(sandbox_id).await?;
-            if let Some(made) = platform.made_before(&caller, key.as_ref()).await? {
-                let id = made.first().and_then(|id| id.parse::<CheckpointId>().ok());
-                if let Some(checkpoint) = match id {
-                    Some(id) => platform.inner.records.checkpoint(id).await?,
-                    None => None,
-                } {
-                    return Ok(checkpoint);
-                }
-                if let Some(key) = &key {
-                    platform.forget_key(&caller, key).await?;
-                }
+            if let Some(made) = platform.checkpoint_made_before(&caller, key.as_ref()).await? {
+                return Ok(made);
             }
             platform.capture(&caller, sandbox_id, request, key.as_ref(), None).await
         })
         .await
+    }
+
+    /// The checkpoint that an earlier request with this key made. The key of one that was deleted since is forgotten.
+    async fn checkpoint_made_before(
+        &self,
+        caller: &Caller,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Checkpoint>> {
+        let Some(made) = self.made_before(caller, key).await? else { return Ok(None) };
+        if let Some(id) = made.first().and_then(|id| id.parse::<CheckpointId>().ok())
+            && let Some(checkpoint) = self.inner.records.checkpoint(id).await?
+        {
+            return Ok(Some(checkpoint));
+        }
+        if let Some(key) = key {
+            self.forget_key(caller, key).await?;
+        }
+        Ok(None)
     }
 
     /// Captures under the sandbox's lock.
@@ -121,6 +130,7 @@ impl Platform {
             let checkpoint = Checkpoint {
                 id,
                 org_id: sandbox.org_id,
+                server: sandbox.server,
                 sandbox_id,
                 parent_id: sandbox.based_on,
                 cloned_from: None,
@@ -190,22 +200,29 @@ impl Platform {
         id: CheckpointId,
         name: String,
         retention: Retention,
+        key: Option<IdempotencyKey>,
     ) -> Result<Checkpoint> {
         caller.require(KeyScope::Write)?;
         check_name(&name)?;
         retention.check()?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
+            if let Some(made) = platform.checkpoint_made_before(&caller, key.as_ref()).await? {
+                return Ok(made);
+            }
             let (origin, _claim) = platform.claimed_checkpoint(&caller, id).await?;
             require_ready(&origin)?;
+            let mut server = origin.server;
             if platform.has_vault() {
-                // The clone is stored from it.
+                // The clone is stored from it, here.
                 platform.bring_layer_back(&origin).await?;
+                server = platform.here();
             }
             let created_at = platform.inner.clock.now();
             let (expires_at, pinned) = retention.of_new(created_at, platform.inner.settings.checkpoint_retention_days);
             let clone = Checkpoint {
                 id: CheckpointId::from_uuid(new_uuid()),
+                server,
                 cloned_from: Some(origin.id),
                 name,
                 created_at,
@@ -224,12 +241,18 @@ impl Platform {
                 None => None,
             };
             let data = json!({ "originalId": id, "newId": clone.id, "name": clone.name });
-            let changes = vec![
+            let mut changes = vec![
                 Change::InsertCheckpoint { checkpoint: Box::new(clone.clone()), env },
                 Change::InsertEvent(platform.checkpoint_event(&clone, EventKind::CheckpointCloned, data)),
             ];
-            platform.inner.records.commit(changes).await?;
-            Ok(clone)
+            changes.extend(key.as_ref().map(|key| platform.remember(&caller, key, vec![clone.id.to_string()])));
+            match platform.inner.records.commit(changes).await {
+                // Sent twice at once: the other one made it.
+                Err(error @ RecordsError::Conflict(_)) if key.is_some() => {
+                    platform.checkpoint_made_before(&caller, key.as_ref()).await?.ok_or_else(|| error.into())
+                }
+                done => Ok(done.map(|()| clone)?),
+            }
         })
         .await
     }

@@ -51,6 +51,9 @@ pub struct CreateSandbox {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// How often to look whether another server has made what it was at.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 impl Platform {
     /// Makes `count` sandboxes, all or none; all answer commands when this returns.
     pub async fn create_sandboxes(
@@ -102,6 +105,7 @@ impl Platform {
         for id in made {
             let Ok(id) = id.parse::<SandboxId>() else { return Ok(None) };
             let _guard = self.lock(id).await?;
+            self.wait_for_another_server(id).await?;
             match self.inner.records.sandbox(id).await? {
                 Some(sandbox)
                     if sandbox.org_id == caller.org_id
@@ -113,6 +117,25 @@ impl Platform {
             }
         }
         Ok(Some(sandboxes))
+    }
+
+    /// Whoever makes a sandbox on this server has its lock; what another server makes is waited for by its row.
+    async fn wait_for_another_server(&self, id: SandboxId) -> Result<()> {
+        let patience = tokio::time::Instant::now() + self.inner.settings.lock_wait;
+        while let Some(sandbox) = self.inner.records.sandbox(id).await?
+            && sandbox.server != self.here()
+            && sandbox.state == SandboxState::Creating
+        {
+            if tokio::time::Instant::now() >= patience {
+                let which = self.describe_server(sandbox.server).await?;
+                return Err(Error::conflict(
+                    "operation_in_progress",
+                    format!("{which} is still making {id} for this Idempotency-Key; try again"),
+                ));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     async fn create_all(
@@ -147,15 +170,18 @@ impl Platform {
             memory_bytes: request.memory_bytes.unwrap_or(defaults.memory_bytes),
             ..defaults
         };
-        let sandboxes: Vec<Sandbox> = (0..count)
-            .map(|_| Sandbox {
+        let (layers, _claims) = self.new_layers(&origin.plan, count);
+        let sandboxes: Vec<Sandbox> = layers
+            .into_iter()
+            .map(|layer| Sandbox {
                 id: SandboxId::from_uuid(new_uuid()),
                 org_id: caller.org_id,
+                server: self.here(),
                 state: SandboxState::Creating,
                 stop_reason: None,
                 failure: None,
                 template: origin.plan.template.clone(),
-                layer: Some(LayerId::from_uuid(new_uuid())),
+                layer: Some(layer),
                 limits,
                 forked_from: request.checkpoint,
                 based_on: request.checkpoint,
@@ -169,8 +195,6 @@ impl Platform {
             })
             .collect();
         let admission = self.admit(sandboxes.iter().map(|one| one.id).collect(), limits.memory_bytes).await?;
-        let _claims: Vec<_> =
-            sandboxes.iter().filter_map(|one| one.layer).map(|layer| self.inner.claims.claim(layer)).collect();
         let mut guards = Vec::new();
         for sandbox in &sandboxes {
             guards.push(self.lock(sandbox.id).await?);
@@ -232,6 +256,22 @@ impl Platform {
                 Err(error)
             }
         }
+    }
+
+    /// Ids for new layers, claimed; those of layers that were made ahead, where such will do.
+    fn new_layers(&self, plan: &LayerPlan, count: u32) -> (Vec<LayerId>, Vec<Claim>) {
+        let mut claims = Vec::new();
+        let new = |_| {
+            let mut claim = |layer: LayerId| claims.push(self.inner.claims.claim(layer));
+            let spare = if plan.is_empty() { self.inner.runtime.spare_layer(&mut claim) } else { None };
+            spare.unwrap_or_else(|| {
+                let layer = LayerId::from_uuid(new_uuid());
+                claim(layer);
+                layer
+            })
+        };
+        let layers = (0..count).map(new).collect();
+        (layers, claims)
     }
 
     /// Makes the layer and starts the processes of one sandbox; gives its row as it then is.

@@ -6,7 +6,7 @@ use crate::{
     platform::new_uuid,
     ports::{
         records::{Change, CheckpointFilter},
-        vault::VaultFailure,
+        vault::{Vault, VaultFailure},
     },
 };
 use forkpoint_domain::{
@@ -15,10 +15,15 @@ use forkpoint_domain::{
     organization::KeyScope,
     restore::{LayerPlan, plan_create},
 };
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// The longest that a request waits for a checkpoint to become durable.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// How often to look whether another server has brought it further.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 impl Platform {
     /// Whether checkpoints go into a vault.
@@ -53,7 +58,7 @@ impl Platform {
                 if enough {
                     return Ok(checkpoint);
                 }
-                changed.await;
+                let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
             }
         });
         match waited.await {
@@ -78,6 +83,9 @@ impl Platform {
                     checkpoint.durability
                 ),
             ));
+        }
+        if checkpoint.server != self.here() {
+            return Err(self.on_another_server(&checkpoint).await?);
         }
         if !self.layer_is_here(checkpoint.layer).await? {
             return Err(Error::conflict(
@@ -156,8 +164,13 @@ impl Platform {
         if inner.runtime.has_layer(checkpoint.layer).await? {
             return Ok(());
         }
+        let elsewhere = checkpoint.server != self.here();
         let is_stored = matches!(checkpoint.durability, Durability::Durable | Durability::Verified);
-        let Some(vault) = inner.vault.clone().filter(|_| is_stored) else {
+        let is_readable = |vault: &Arc<dyn Vault>| is_stored && (!elsewhere || vault.shared().is_some());
+        let Some(vault) = inner.vault.clone().filter(is_readable) else {
+            if elsewhere {
+                return Err(self.on_another_server(checkpoint).await?);
+            }
             return Err(Error::Unavailable(format!(
                 "the layer of checkpoint {} is not on this machine and not in a vault; nothing was changed",
                 checkpoint.id

@@ -44,7 +44,7 @@ impl Platform {
         if let Some(live) = self.inner.live.get(id) {
             return if live.org_id == caller.org_id { Ok(live) } else { Err(Error::not_found("sandbox", id)) };
         }
-        let sandbox = self.own_sandbox(caller, id).await?;
+        let sandbox = self.own_sandbox_here(caller, id).await?;
         require_running(&sandbox)?;
         let env = self.sandbox_environment(&sandbox).await?;
         Ok(self.remember_live(&sandbox, env))

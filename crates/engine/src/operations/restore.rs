@@ -37,7 +37,7 @@ impl Platform {
     /// The sandbox shows the old tree or the new one, never a mix. Its processes end when files are restored.
     pub async fn restore_checkpoint(&self, caller: &Caller, id: SandboxId, restore: Restore) -> Result<Sandbox> {
         caller.require(KeyScope::Write)?;
-        self.own_sandbox(caller, id).await?;
+        self.own_sandbox_here(caller, id).await?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let _guard = platform.lock(id).await?;

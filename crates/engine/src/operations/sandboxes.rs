@@ -29,9 +29,9 @@ impl Platform {
         Ok(self.inner.records.sandboxes(SandboxFilter { org: Some(caller.org_id), ..SandboxFilter::default() }).await?)
     }
 
-    /// How many sandboxes of all organisations are in each state, for the operator.
+    /// How many sandboxes of all organisations are in each state on this server, for the operator.
     pub async fn count_sandboxes(&self) -> Result<Vec<(SandboxState, u64)>> {
-        let all = self.inner.records.sandboxes(SandboxFilter::default()).await?;
+        let all = self.inner.records.sandboxes(self.own()).await?;
         let count = |state| all.iter().filter(|sandbox| sandbox.state == state).count() as u64;
         Ok(SandboxState::ALL.into_iter().map(|state| (state, count(state))).collect())
     }
@@ -39,7 +39,7 @@ impl Platform {
     /// Ends a sandbox's processes and keeps its layer. One that is stopped stays so.
     pub async fn stop_sandbox(&self, caller: &Caller, id: SandboxId) -> Result<Sandbox> {
         caller.require(KeyScope::Write)?;
-        self.own_sandbox(caller, id).await?;
+        self.own_sandbox_here(caller, id).await?;
         let platform = self.clone();
         self.to_the_end(async move { platform.stop(id, StopReason::Requested).await })
             .await?
@@ -49,7 +49,7 @@ impl Platform {
     /// Brings a stopped sandbox back from its layer, with its whole lifetime (or another one) before it.
     pub async fn start_sandbox(&self, caller: &Caller, id: SandboxId, timeout_seconds: Option<i64>) -> Result<Sandbox> {
         caller.require(KeyScope::Write)?;
-        self.own_sandbox(caller, id).await?;
+        self.own_sandbox_here(caller, id).await?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let _guard = platform.lock(id).await?;
@@ -116,7 +116,7 @@ impl Platform {
     /// Moves the end of a sandbox's life later.
     pub async fn extend_sandbox(&self, caller: &Caller, id: SandboxId, additional_seconds: i64) -> Result<Sandbox> {
         caller.require(KeyScope::Write)?;
-        self.own_sandbox(caller, id).await?;
+        self.own_sandbox_here(caller, id).await?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let _guard = platform.lock(id).await?;
@@ -135,10 +135,14 @@ impl Platform {
         .await
     }
 
-    /// Deletes a sandbox with its layer. Its checkpoints stay.
+    /// Deletes a sandbox with its layer. Its checkpoints stay. One of a server that gives no sign of life can be
+    /// deleted by any: should that server come back, it ends what has no row.
     pub async fn delete_sandbox(&self, caller: &Caller, id: SandboxId) -> Result<()> {
         caller.require(KeyScope::Write)?;
-        self.own_sandbox(caller, id).await?;
+        let sandbox = self.own_sandbox(caller, id).await?;
+        if sandbox.server != self.here() && self.is_alive(sandbox.server).await? {
+            self.require_here(&sandbox).await?;
+        }
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let _guard = platform.lock(id).await?;
@@ -154,6 +158,9 @@ impl Platform {
             pass(Point::DeleteRow);
             platform.inner.live.forget(id);
             platform.inner.budget.release(id);
+            if sandbox.server != platform.here() {
+                return Ok(());
+            }
             // The row is gone, so from here on failing would only be a late cleanup: reconcilers do it again.
             if let Err(error) = platform.inner.runtime.end(id).await {
                 tracing::warn!(sandbox.id = %id, %error, "could not end a deleted sandbox");

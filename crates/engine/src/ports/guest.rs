@@ -236,6 +236,9 @@ pub enum GuestError {
     /// The request makes no sense for what is there (e.g. reading a directory).
     #[error("{0}")]
     Refused(String),
+    /// This server has no descriptors or memory left to reach the agent; nothing was asked of it.
+    #[error("the server has no {0} left to reach the sandbox; nothing was done")]
+    Unreached(&'static str),
     /// The agent could not be reached or broke the protocol.
     #[error("sandbox does not answer: {0}")]
     Lost(String),

@@ -8,6 +8,7 @@ use forkpoint_domain::{
     ids::{ApiKeyId, CheckpointId, LayerId, OrgId, SandboxId},
     organization::{ApiKey, Organization, User},
     sandbox::{Sandbox, SandboxState},
+    server::{Server, ServerId},
 };
 use jiff::Timestamp;
 use std::fmt;
@@ -57,6 +58,14 @@ pub trait Records: Send + Sync + fmt::Debug + 'static {
     /// Newest events first, at most `limit`.
     async fn events(&self, org: OrgId, sandbox: Option<SandboxId>, limit: u32) -> Result<Vec<Event>, RecordsError>;
 
+    /// Whether other servers may use the same records.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// What a server told of itself.
+    async fn server(&self, id: ServerId) -> Result<Option<Server>, RecordsError>;
+
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), RecordsError>;
 }
@@ -76,7 +85,7 @@ pub enum Change {
     TouchApiKey { id: ApiKeyId, at: Timestamp },
     /// A new sandbox with its sealed environment.
     InsertSandbox { sandbox: Box<Sandbox>, env: Sealed },
-    /// Replaces a sandbox's row; `Conflict` unless it is there in state `from`.
+    /// Replaces a sandbox's row; `Conflict` unless it is there, on the same server, in state `from`.
     UpdateSandbox { sandbox: Box<Sandbox>, from: SandboxState },
     /// Replaces a sandbox's sealed environment.
     SetSandboxEnv { id: SandboxId, env: Sealed },
@@ -101,6 +110,15 @@ pub enum Change {
     InsertIdempotency(IdempotencyRecord),
     /// Forgets an idempotency key, so that the request may be tried again.
     ForgetIdempotency { org: OrgId, key: String },
+    /// Tells others of this server, now and until `alive_until`.
+    SeeServer(Server),
+    /// Gives rows that are nobody's to a server.
+    AdoptRows { server: ServerId },
+    /// Claims a piece of work until a time, or renews the claim; `Conflict` if another server has it now.
+    TakeLease { job: String, holder: ServerId, now: Timestamp, until: Timestamp },
+    /// Gives a claim back; `Conflict` if it is another server's by now. With the work's result in one transaction,
+    /// nobody records what somebody else has taken over.
+    EndLease { job: String, holder: ServerId },
     /// Forgets idempotency keys and events made before, tombstones deleted before.
     Prune { before: Timestamp },
 }
@@ -110,6 +128,8 @@ pub enum Change {
 pub struct SandboxFilter {
     /// Of this organisation.
     pub org: Option<OrgId>,
+    /// On this server.
+    pub server: Option<ServerId>,
     /// In one of these states; empty: any.
     pub states: Vec<SandboxState>,
     /// Whose lifetime ended at or before this.
@@ -147,6 +167,10 @@ pub struct CheckpointFilter {
     pub steps: Option<bool>,
     /// With one of these step keys; empty: any or none.
     pub step_keys: Vec<String>,
+    /// Made on this server.
+    pub server: Option<ServerId>,
+    /// Durability `durable` since this or longer.
+    pub durable_before: Option<Timestamp>,
     /// At most this many; `None`: all.
     pub limit: Option<u32>,
 }

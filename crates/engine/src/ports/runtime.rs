@@ -49,6 +49,13 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Makes `layer` as planned; what was half-made under that id before is replaced.
     async fn make_layer(&self, layer: LayerId, plan: &LayerPlan) -> Result<(), RuntimeError>;
 
+    /// An empty layer that was made ahead, if there is one; [`make_layer`](Self::make_layer) with an empty plan makes it
+    /// the caller's. `claim` is told of it before it is a layer like others.
+    fn spare_layer(&self, claim: &mut (dyn FnMut(LayerId) + Send)) -> Option<LayerId> {
+        let _ = claim;
+        None
+    }
+
     /// Removes a layer; one that is not there is removed already.
     async fn drop_layer(&self, layer: LayerId) -> Result<(), RuntimeError>;
 
@@ -65,6 +72,19 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     fn layer_tree(&self, layer: LayerId) -> Option<PathBuf> {
         let _ = layer;
         None
+    }
+
+    /// Bytes of the files in a layer; what it shares with others counts as its own.
+    async fn layer_bytes(&self, layer: LayerId) -> Result<u64, RuntimeError> {
+        let _ = layer;
+        Ok(0)
+    }
+
+    /// Removes what earlier builds and imports left unfinished, and caches that nobody will use; tells what. With
+    /// `dry_run` only tells.
+    async fn collect_files(&self, dry_run: bool) -> Result<Vec<Garbage>, RuntimeError> {
+        let _ = dry_run;
+        Ok(Vec::new())
     }
 
     /// Starts a sandbox on its layer; it answers commands when this returns.
@@ -123,6 +143,17 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// Waits until a sandbox's first process has ended by itself, and tells which and why.
     async fn next_death(&self) -> Death;
+}
+
+/// Something that nobody needs any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Garbage {
+    /// What it is, e.g. `layer`.
+    pub kind: &'static str,
+    /// Which.
+    pub name: String,
+    /// What it holds; 0 if that cannot be told.
+    pub bytes: u64,
 }
 
 /// What is to be started.

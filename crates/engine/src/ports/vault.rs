@@ -43,6 +43,11 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// Removes a stored checkpoint; one that is not there is removed already. Its bytes go with a collection.
     async fn delete(&self, org: OrgId, checkpoint: CheckpointId) -> Result<(), VaultFailure>;
 
+    /// The store's name if other servers use it too; `None` if it is this machine's own.
+    fn shared(&self) -> Option<&str> {
+        None
+    }
+
     /// Removes bytes that no stored checkpoint needs any more.
     async fn collect(&self) -> Result<(), VaultFailure>;
 }

@@ -16,6 +16,7 @@ use forkpoint_domain::{
     ids::LayerId,
     restore::{TreeRef, plan_fork},
     scope::Scope,
+    server::LEASE,
 };
 use jiff::SignedDuration;
 use std::{
@@ -46,14 +47,7 @@ impl Platform {
 
     /// Works off what is due; `false` if nothing was.
     async fn persist_due(&self, vault: &Arc<dyn Vault>) -> bool {
-        let filter = CheckpointFilter {
-            on_the_way: true,
-            steps: Some(false),
-            oldest_first: true,
-            limit: Some(BATCH),
-            ..CheckpointFilter::default()
-        };
-        let waiting = match self.inner.records.checkpoints(filter).await {
+        let waiting = match self.waiting(vault).await {
             Ok(waiting) => waiting,
             Err(error) => {
                 tracing::warn!(%error, "could not look for checkpoints to store");
@@ -66,19 +60,54 @@ impl Platform {
             let tries = self.inner.durability.tries().get(&checkpoint.id).cloned().unwrap_or_default();
             let settled = tries.hurried || now.duration_since(checkpoint.created_at) >= SETTLE;
             if settled && tries.not_before.is_none_or(|time| time <= now) {
-                worked = true;
-                self.persist_one(vault, checkpoint).await;
+                worked |= self.persist_one(vault, checkpoint).await;
             }
         }
         worked
     }
 
-    async fn persist_one(&self, vault: &Arc<dyn Vault>, checkpoint: Checkpoint) {
-        let id = checkpoint.id;
+    /// This server's checkpoints that are on their way, oldest first. From a store that others share anybody can read
+    /// back what is in it: those that another server stored, and then left, too.
+    async fn waiting(&self, vault: &Arc<dyn Vault>) -> Result<Vec<Checkpoint>> {
+        let filter = CheckpointFilter {
+            steps: Some(false),
+            oldest_first: true,
+            limit: Some(BATCH),
+            ..CheckpointFilter::default()
+        };
+        let own = CheckpointFilter { server: Some(self.here()), on_the_way: true, ..filter.clone() };
+        let mut waiting = self.inner.records.checkpoints(own).await?;
+        if self.inner.records.is_shared() && vault.shared().is_some() {
+            let left = CheckpointFilter { durable_before: Some(self.inner.clock.now() - LEASE), ..filter };
+            let left = self.inner.records.checkpoints(left).await?;
+            waiting.extend(left.into_iter().filter(|one| one.server != self.here()));
+        }
+        Ok(waiting)
+    }
+
+    /// Brings one checkpoint a step further; `false` if that is somebody else's by now.
+    async fn persist_one(&self, vault: &Arc<dyn Vault>, checkpoint: Checkpoint) -> bool {
+        // What only this server can do needs no claim.
+        if !self.inner.records.is_shared() || vault.shared().is_none() || checkpoint.durability == Durability::Captured
+        {
+            self.step(vault, checkpoint, None).await;
+            return true;
+        }
+        let job = format!("verify {}", checkpoint.id);
+        let done = self.leased(&job, self.step(vault, checkpoint, Some(&job))).await;
+        done.is_ok_and(|done| done.is_some())
+    }
+
+    /// `job` is what is claimed for this: its result is recorded only if it is claimed still.
+    async fn step(&self, vault: &Arc<dyn Vault>, checkpoint: Checkpoint, job: Option<&str>) {
+        let (id, was) = (checkpoint.id, checkpoint.durability);
         let _claim = self.inner.claims.claim(checkpoint.layer);
-        // It may have been deleted since the query.
+        // Since the query it may have been deleted, or another server has done this.
         let Ok(Some(checkpoint)) = self.inner.records.checkpoint(id).await else { return };
-        let outcome = match checkpoint.durability {
+        if checkpoint.durability != was {
+            return;
+        }
+        let outcome = match was {
             Durability::Captured => self.store(vault, &checkpoint).await,
             Durability::Durable => self.verify(vault, &checkpoint).await,
             Durability::Verified | Durability::Failed => return,
@@ -95,8 +124,12 @@ impl Platform {
             self.inner.durability.tries().remove(&id);
         }
         self.inner.durability.figures.note(durability);
-        let change = Change::SetDurability { checkpoint: Box::new(next), from: checkpoint.durability };
-        match self.inner.records.commit(vec![change]).await {
+        let mut changes = vec![Change::SetDurability { checkpoint: Box::new(next), from: checkpoint.durability }];
+        changes.extend(job.map(|job| self.end_of_job(job)));
+        match self.inner.records.commit(changes).await {
+            Ok(()) if durability == Durability::Verified => {
+                tracing::info!(checkpoint.id = %id, "checkpoint is verified");
+            }
             Ok(()) => {}
             Err(RecordsError::Conflict(_)) => {
                 // It was deleted while it was being stored: what was stored after that is not to stay.
@@ -122,7 +155,8 @@ impl Platform {
         let tries = all.entry(checkpoint.id).or_default();
         tries.failed += 1;
         tries.last_error = Some(failure.reason.clone());
-        if failure.may_pass && tries.failed < ATTEMPTS {
+        // Of another server's checkpoint this one may simply not see the store: it is not the one to give it up.
+        if checkpoint.server != self.here() || failure.may_pass && tries.failed < ATTEMPTS {
             let pause = SignedDuration::from_secs(1 << tries.failed.min(6));
             tries.not_before = Some(self.inner.clock.now() + pause);
             return None;
@@ -188,13 +222,21 @@ impl Platform {
         Ok((layer, Some(claim)))
     }
 
-    /// Removes bytes that no stored checkpoint needs.
+    /// Removes bytes that no stored checkpoint needs, unless another server that shares the store is at it.
     pub(crate) async fn collect_vault(&self) {
         let Some(vault) = &self.inner.vault else { return };
         if let Err(error) = self.forget_deleted(vault).await {
             tracing::warn!(%error, "could not look for deleted checkpoints in the vault");
         }
-        if let Err(error) = vault.collect().await {
+        let collected = match vault.shared() {
+            None => vault.collect().await,
+            Some(name) => match self.leased(&format!("collect {name}"), vault.collect()).await {
+                Ok(Some(outcome)) => outcome,
+                Ok(None) => return,
+                Err(error) => return tracing::warn!(%error, "could not claim the collection of the vault"),
+            },
+        };
+        if let Err(error) = collected {
             tracing::warn!(%error, "could not collect the vault");
         }
     }

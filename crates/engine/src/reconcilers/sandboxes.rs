@@ -18,8 +18,7 @@ impl Platform {
     /// Undoes sandboxes that were left half-made, by a crash or by a creation that could not undo itself: nobody was
     /// told of them.
     pub(crate) async fn finish_interrupted(&self) {
-        let filter =
-            SandboxFilter { states: vec![SandboxState::Creating, SandboxState::Stopping], ..SandboxFilter::default() };
+        let filter = SandboxFilter { states: vec![SandboxState::Creating, SandboxState::Stopping], ..self.own() };
         let rows = match self.inner.records.sandboxes(filter).await {
             Ok(rows) => rows,
             Err(error) => return tracing::warn!(%error, "could not look for half-made sandboxes"),
@@ -54,7 +53,7 @@ impl Platform {
             Ok(list) => list.into_iter().map(|instance| (instance.sandbox, instance)).collect(),
             Err(error) => return tracing::warn!(%error, "could not list what runs"),
         };
-        let filter = SandboxFilter { states: vec![SandboxState::Running], ..SandboxFilter::default() };
+        let filter = SandboxFilter { states: vec![SandboxState::Running], ..self.own() };
         let rows = match self.inner.records.sandboxes(filter).await {
             Ok(rows) => rows,
             Err(error) => return tracing::warn!(%error, "could not list running sandboxes"),
@@ -82,6 +81,7 @@ impl Platform {
         let Some(_guard) = self.inner.live.lock(id, Duration::ZERO).await else { return };
         // Under the lock both sides are read again and hold still.
         let Ok(row) = self.inner.records.sandbox(id).await else { return };
+        let row = row.filter(|row| row.server == self.here());
         let Ok(instances) = self.inner.runtime.instances().await else { return };
         let instance = instances.into_iter().find(|instance| instance.sandbox == id);
         match (row, instance) {

@@ -4,7 +4,10 @@ use super::{Place, print};
 use crate::wire;
 use anyhow::bail;
 use forkpoint_engine::{
-    ports::clock::{Clock, SystemClock},
+    ports::{
+        clock::{Clock, SystemClock},
+        records::{Change, Records},
+    },
     rebuild::rebuild,
 };
 use serde_json::json;
@@ -39,6 +42,10 @@ pub(super) async fn run(place: &Place) -> anyhow::Result<()> {
             "checkpoints_known": rebuilt.known,
             "checkpoints_deleted": rebuilt.deleted,
         }));
+    }
+    // Without one, the first server that starts takes them.
+    if let Some(server) = forkpoint_runtime::local::server_of(&data_dir)? {
+        records.commit(vec![Change::AdoptRows { server }]).await?;
     }
     records.close().await;
     let failed = unreadable.len();

@@ -61,8 +61,11 @@ const FILL: &str = "dd if=/dev/zero of=/workspace/fill bs=1M 2>&1; sync -f /work
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_host_disk_is_no_space_left_inside_and_passes() {
     let disk = SmallDisk::new(1900 << 20);
-    let settings =
-        [("host_reserve_bytes", (64_u64 << 20).to_string()), ("max_checkpoint_bytes", (1_u64 << 20).to_string())];
+    let settings = [
+        ("host_reserve_bytes", (64_u64 << 20).to_string()),
+        ("max_checkpoint_bytes", (1_u64 << 20).to_string()),
+        ("layer_driver", "btrfs".into()),
+    ];
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut server = Server::start_in(&disk.path(), &settings).await;
     let neighbour = server.sandbox().await;

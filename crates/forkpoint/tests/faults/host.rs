@@ -99,10 +99,15 @@ pub(crate) fn see(data_dir: &Path) -> Seen {
     };
     seen.links = links.lines().filter(is_slot).count();
     let layers = data_dir.join("layers");
-    let subvolumes = output("btrfs", &["subvolume", "list", layers.to_str().unwrap()]);
-    seen.layers = subvolumes.lines().filter(|line| !line.ends_with(EMPTY)).count();
     let names = fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    seen.leftovers = names.filter(|name| uuid::Uuid::try_parse(name).is_err() && name != EMPTY).collect();
+    let (of_layers, others): (Vec<String>, Vec<String>) =
+        names.filter(|name| name != EMPTY).partition(|name| uuid::Uuid::try_parse(name).is_ok());
+    seen.leftovers = others;
+    seen.layers = of_layers.len();
+    if data_dir.join("layers.img").exists() {
+        let subvolumes = output("btrfs", &["subvolume", "list", layers.to_str().unwrap()]);
+        seen.layers = subvolumes.lines().filter(|line| !line.ends_with(EMPTY)).count();
+    }
     seen
 }
 
@@ -137,11 +142,12 @@ async fn leak(server: &Server) -> Option<String> {
     let (running, sandboxes, checkpoints) = listed(server).await;
     let layers = sandboxes.len() + checkpoints.len();
     let seen = see(&server.data_dir());
+    let (mounts, loops) = server.for_layers();
     let with_processes: BTreeSet<String> = seen.processes.keys().cloned().collect();
     let as_listed = with_processes == running
         && seen.groups == running
         && seen.remembered == running
-        && (seen.mounts, seen.links, seen.layers) == (2, running.len(), layers)
+        && (seen.mounts, seen.links, seen.layers) == (1 + mounts as usize, running.len(), layers)
         && seen.leftovers.is_empty();
     if !as_listed {
         return Some(format!("running {running:?}, {layers} layers named, but on the host are {seen:?}"));
@@ -150,11 +156,11 @@ async fn leak(server: &Server) -> Option<String> {
     let owned = &report["owned"];
     let slots = running.len() + 1;
     let same = owned["cgroups"] == running.len()
-        && owned["mounts"] == 2
+        && owned["mounts"] == 1 + mounts
         && owned["namespaces"] == slots
         && owned["links"] == slots
         && owned["layers"] == layers
-        && owned["loops"] == 1
+        && owned["loops"] == loops
         && report["orphans"] == json!([]);
     (!same).then(|| format!("{} run and {layers} layers are named, but doctor says {report}", running.len()))
 }

@@ -257,7 +257,7 @@ async fn buffers_of_sockets_count_towards_the_sandbox() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_and_a_flood_of_files_stay_inside_and_end_with_them() {
-    let server = Server::start_with(&[("sandbox_disk_bytes", "134217728")]).await;
+    let server = Server::start_with(&[("sandbox_disk_bytes", "134217728"), ("layer_driver", "btrfs")]).await;
     let (sandbox, neighbour) = (server.sandbox().await, server.sandbox().await);
     let fill = "
 import os

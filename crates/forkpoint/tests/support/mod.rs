@@ -76,11 +76,16 @@ impl Server {
         server
     }
 
-    fn not_started(parent: &Path, settings: &[(&str, &str)]) -> Self {
+    /// A data directory and settings; nothing runs yet.
+    pub fn not_started(parent: &Path, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("fp-test-").tempdir_in(parent).unwrap();
         let mut settings: Vec<(String, String)> =
             settings.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-        settings.extend(postgres_schema().map(|url| ("database_url".to_owned(), url)));
+        let is_set = |name: &str| settings.iter().any(|(known, _)| known == name);
+        let schema = if is_set("database_url") { None } else { postgres_schema() };
+        let driver = if is_set("layer_driver") { None } else { layers() };
+        settings.extend(schema.map(|url| ("database_url".to_owned(), url)));
+        settings.extend(driver.map(|driver| ("layer_driver".to_owned(), driver)));
         Self {
             child: None,
             folder: Some(folder),
@@ -304,12 +309,25 @@ impl Server {
         command.output().unwrap()
     }
 
+    /// What the data directory has on the host for its layers: mounts and loop devices.
+    pub fn for_layers(&self) -> (u64, u64) {
+        let driver = self.settings.iter().find(|(name, _)| name == "layer_driver").map(|(_, driver)| driver.as_str());
+        if driver.is_none_or(|driver| driver == "btrfs") { (1, 1) } else { (0, 0) }
+    }
+
     /// What `doctor --json` says of the data directory.
     pub fn doctor(&self) -> Value {
         match self.database_url() {
             Some(url) => doctor(&self.data_dir(), &["--database-url", url]),
             None => doctor(&self.data_dir(), &[]),
         }
+    }
+
+    /// What `gc --json` with more flags says, with the server's own settings.
+    pub fn gc(&self, flags: &[&str]) -> Value {
+        let output = self.program(&[&["gc", "--json"], flags].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Waits until `doctor` counts these.
@@ -325,6 +343,11 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// How layers are kept in this run: `btrfs`, `reflink` (with `scripts/with-xfs`) or `copy`; `None`: as servers choose.
+pub fn layers() -> Option<String> {
+    std::env::var("FORKPOINT_TEST_LAYERS").ok()
 }
 
 /// With `scripts/with-postgres`, the URL of a schema of a server's own there; else SQLite is used.

@@ -11,6 +11,7 @@ use forkpoint_domain::{
     checkpoint::{Checkpoint, Durability},
     ids::{CheckpointId, LayerId, OrgId, SandboxId},
     scope::ScopeSpec,
+    server::ServerId,
 };
 use forkpoint_engine::ports::{
     records::{CheckpointFilter, RecordsError},
@@ -19,11 +20,12 @@ use forkpoint_engine::ports::{
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// The values of all columns but `env` and `deleted_at`, in the order of the texts.
+/// The values of all columns but `env`, `server` and `deleted_at`, in the order of the texts.
 fn columns(checkpoint: Checkpoint) -> Result<Vec<Value>, RecordsError> {
     let Checkpoint {
         id,
         org_id,
+        server: _,
         sandbox_id,
         parent_id,
         cloned_from,
@@ -88,14 +90,18 @@ fn columns(checkpoint: Checkpoint) -> Result<Vec<Value>, RecordsError> {
 
 /// Adds a checkpoint.
 pub(crate) fn insert(checkpoint: Checkpoint, env: Option<Sealed>) -> Result<Statement, RecordsError> {
+    let server = checkpoint.server.to_string();
     let mut args = columns(checkpoint)?;
-    args.push(env.map(|sealed| sealed.0).into());
+    args.extend([env.map(|sealed| sealed.0).into(), server.into()]);
     Ok(Statement::new(sql::INSERT_CHECKPOINT, args).unless_taken("the checkpoint exists already"))
 }
 
 /// Replaces a checkpoint's row.
 pub(crate) fn update(checkpoint: Checkpoint) -> Result<Statement, RecordsError> {
-    Ok(Statement::new(sql::UPDATE_CHECKPOINT, columns(checkpoint)?).unless_missing("the checkpoint is gone"))
+    let server = checkpoint.server.to_string();
+    let mut args = columns(checkpoint)?;
+    args.push(server.into());
+    Ok(Statement::new(sql::UPDATE_CHECKPOINT, args).unless_missing("the checkpoint is gone"))
 }
 
 /// Records how far a checkpoint is, if it still was at `from`.
@@ -166,6 +172,8 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
         durability,
         steps,
         step_keys,
+        server,
+        durable_before,
         limit,
     } = filter;
     let mut query = Select::new(sql::CHECKPOINTS);
@@ -208,6 +216,12 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
         }
         query.raw(")");
     }
+    if let Some(server) = server {
+        query.raw(" AND server = ").value(server.to_string());
+    }
+    if let Some(time) = durable_before {
+        query.raw(" AND durability = 'durable' AND status = 'ready' AND durable_at <= ").value(*time);
+    }
     if let Some(needle) = name_contains {
         let needle = fold::folded(needle);
         query.raw(" AND name_folded LIKE ").value(fold::containing(&needle)?).raw(r" ESCAPE '\'");
@@ -246,6 +260,7 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Checkpoint, RecordsError> {
     Ok(Checkpoint {
         id: row.id("id", CheckpointId::from_uuid)?,
         org_id: row.id("org_id", OrgId::from_uuid)?,
+        server: row.word::<ServerId>("server")?,
         sandbox_id: row.id("sandbox_id", SandboxId::from_uuid)?,
         parent_id: row.id_or_null("parent_id", CheckpointId::from_uuid)?,
         cloned_from: row.id_or_null("cloned_from", CheckpointId::from_uuid)?,

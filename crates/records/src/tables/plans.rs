@@ -6,6 +6,7 @@ use forkpoint_domain::{
     checkpoint::Durability,
     ids::{LayerId, OrgId, SandboxId},
     sandbox::SandboxState,
+    server::ServerId,
 };
 use forkpoint_engine::ports::records::{CheckpointFilter, SandboxFilter};
 use jiff::Timestamp;
@@ -28,7 +29,7 @@ async fn every_combination_of_filters_is_a_query() {
     let directory = tempfile::tempdir().unwrap();
     let db = database(&directory).await;
     let (id, now) = (Uuid::nil(), Timestamp::UNIX_EPOCH);
-    for bits in 0..16384_u32 {
+    for bits in 0..65536_u32 {
         let has = |bit: u32| bits & (1 << bit) != 0;
         let filter = CheckpointFilter {
             org: has(0).then(|| OrgId::from_uuid(id)),
@@ -43,11 +44,14 @@ async fn every_combination_of_filters_is_a_query() {
             durability: has(10).then_some(Durability::Failed),
             steps: has(11).then(|| has(12)),
             step_keys: if has(13) { vec!["k".into(), "l".into()] } else { Vec::new() },
+            server: has(14).then_some(ServerId::NOBODY),
+            durable_before: has(15).then_some(now),
             limit: has(7).then_some(1),
         };
         db.fetch(checkpoints::list(&filter).unwrap()).await.unwrap();
         let filter = SandboxFilter {
             org: filter.org,
+            server: filter.server,
             states: SandboxState::ALL[..(bits >> 5 & 7) as usize].to_vec(),
             expired_at: has(1).then_some(now),
             stopped_before: has(2).then_some(now),
@@ -73,6 +77,30 @@ async fn every_filter_is_answered_by_its_index() {
             "sandboxes_by_state (state=? AND expires_at<?)",
             sandboxes::list(&SandboxFilter { states: running, expired_at: Some(now), ..some() }),
         ),
+        (
+            "sandboxes_by_server (server=? AND state=? AND expires_at<?)",
+            sandboxes::list(&SandboxFilter {
+                server: Some(ServerId::NOBODY),
+                states: vec![SandboxState::Running],
+                expired_at: Some(now),
+                ..some()
+            }),
+        ),
+        (
+            "checkpoints_by_durability (durability=?)",
+            checkpoints::list(&CheckpointFilter {
+                server: Some(ServerId::NOBODY),
+                on_the_way: true,
+                oldest_first: true,
+                ..any()
+            })
+            .unwrap(),
+        ),
+        (
+            "checkpoints_by_durability (durability=?)",
+            checkpoints::list(&CheckpointFilter { durable_before: Some(now), ..any() }).unwrap(),
+        ),
+        ("sqlite_autoindex_servers_1 (id=?)", super::servers::by_id(ServerId::NOBODY)),
         ("sandboxes_by_expiry (expires_at<?)", sandboxes::list(&SandboxFilter { expired_at: Some(now), ..some() })),
         (
             "sandboxes_by_stop (state=? AND stopped_at<?)",

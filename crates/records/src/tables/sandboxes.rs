@@ -9,6 +9,7 @@ use forkpoint_domain::{
     ids::{CheckpointId, LayerId, OrgId, SandboxId},
     limits::Limits,
     sandbox::{Sandbox, SandboxState},
+    server::ServerId,
     template::{TemplateName, TemplateRef},
 };
 use forkpoint_engine::ports::{
@@ -17,11 +18,12 @@ use forkpoint_engine::ports::{
 };
 use jiff::Timestamp;
 
-/// The values of all columns but `env` and `deleted_at`, in the order of the texts.
+/// The values of all columns but `env`, `server` and `deleted_at`, in the order of the texts.
 fn columns(sandbox: Sandbox) -> Result<Vec<Value>, RecordsError> {
     let Sandbox {
         id,
         org_id,
+        server: _,
         state,
         stop_reason,
         failure,
@@ -65,15 +67,17 @@ fn columns(sandbox: Sandbox) -> Result<Vec<Value>, RecordsError> {
 
 /// Adds a sandbox.
 pub(crate) fn insert(sandbox: Sandbox, env: Sealed) -> Result<Statement, RecordsError> {
+    let server = sandbox.server.to_string();
     let mut args = columns(sandbox)?;
-    args.push(env.0.into());
+    args.extend([env.0.into(), server.into()]);
     Ok(Statement::new(sql::INSERT_SANDBOX, args).unless_taken("the sandbox exists already"))
 }
 
 /// Replaces a sandbox's row if it is in state `from`.
 pub(crate) fn update(sandbox: Sandbox, from: SandboxState) -> Result<Statement, RecordsError> {
+    let server = sandbox.server.to_string();
     let mut args = columns(sandbox)?;
-    args.push(from.as_str().into());
+    args.extend([from.as_str().into(), server.into()]);
     Ok(Statement::new(sql::UPDATE_SANDBOX, args).unless_missing("the sandbox is gone or in another state"))
 }
 
@@ -107,10 +111,13 @@ pub(crate) fn env(id: SandboxId) -> Statement {
 /// Sandboxes, newest first. What has stopped is what is in state `stopped`: a sandbox that was
 /// started again keeps the time of its last stop.
 pub(crate) fn list(filter: &SandboxFilter) -> Statement {
-    let SandboxFilter { org, states, expired_at, stopped_before, limit } = filter;
+    let SandboxFilter { org, server, states, expired_at, stopped_before, limit } = filter;
     let mut query = Select::new(sql::SANDBOXES);
     if let Some(org) = org {
         query.raw(" AND org_id = ").value(org.uuid());
+    }
+    if let Some(server) = server {
+        query.raw(" AND server = ").value(server.to_string());
     }
     if !states.is_empty() {
         query
@@ -132,6 +139,7 @@ pub(crate) fn read(row: &Row<'_>) -> Result<Sandbox, RecordsError> {
     Ok(Sandbox {
         id: row.id("id", SandboxId::from_uuid)?,
         org_id: row.id("org_id", OrgId::from_uuid)?,
+        server: row.word::<ServerId>("server")?,
         state: row.word("state")?,
         stop_reason: row.word_or_null("stop_reason")?,
         failure: row.text_or_null("failure")?,

@@ -6,6 +6,7 @@ use crate::support::samples::{
 use forkpoint_domain::{
     checkpoint::{Checkpoint, CheckpointStatus, Durability},
     ids::CheckpointId,
+    server::ServerId,
 };
 use forkpoint_engine::ports::records::{Change, CheckpointFilter, Records, RecordsError};
 use uuid::Uuid;
@@ -100,8 +101,13 @@ pub(crate) async fn durability_and_retention_are_set_by_themselves(records: &dyn
 
 pub(crate) async fn checkpoints_are_filtered(records: &dyn Records) {
     let (org, other) = (new_org(records).await, new_org(records).await);
-    let one =
-        Checkpoint { status: CheckpointStatus::Ready, expires_at: Some(at(10)), ..bare_checkpoint(org, "one", at(1)) };
+    let one = Checkpoint {
+        status: CheckpointStatus::Ready,
+        expires_at: Some(at(10)),
+        durability: Durability::Durable,
+        durable_at: Some(at(5)),
+        ..bare_checkpoint(org, "one", at(1))
+    };
     let two =
         Checkpoint { sandbox_id: one.sandbox_id, step_key: Some("k2".into()), ..bare_checkpoint(org, "two", at(2)) };
     let foreign = Checkpoint { expires_at: Some(at(20)), ..bare_checkpoint(other, "one", at(3)) };
@@ -120,6 +126,10 @@ pub(crate) async fn checkpoints_are_filtered(records: &dyn Records) {
         ("expired", CheckpointFilter { expired_at: Some(at(10)), ..none() }, vec![&one]),
         ("not yet expired", CheckpointFilter { expired_at: Some(at(9)), ..none() }, vec![]),
         ("processing", CheckpointFilter { processing_only: true, ..none() }, vec![&foreign, &two]),
+        ("server", CheckpointFilter { server: Some(one.server), ..of(org) }, vec![&two, &one]),
+        ("another server", CheckpointFilter { server: Some(ServerId::NOBODY), ..none() }, vec![]),
+        ("durable for long", CheckpointFilter { durable_before: Some(at(5)), ..none() }, vec![&one]),
+        ("not for so long", CheckpointFilter { durable_before: Some(at(4)), ..none() }, vec![]),
         ("limit", CheckpointFilter { limit: Some(1), oldest_first: true, ..none() }, vec![&one]),
         ("outcomes of steps", CheckpointFilter { steps: Some(true), ..none() }, vec![&two]),
         ("no outcomes of steps", CheckpointFilter { steps: Some(false), ..none() }, vec![&foreign, &one]),

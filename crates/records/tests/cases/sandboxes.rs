@@ -1,11 +1,12 @@
 //! Sandboxes: reading back, compare-and-set, deletion, lists.
 
 use crate::support::samples::{
-    at, bare_sandbox, event, full_sandbox, idempotency, insert, layer, new_org, running_sandbox, sealed,
+    at, bare_sandbox, event, full_sandbox, idempotency, insert, layer, new_org, running_sandbox, sealed, server,
 };
 use forkpoint_domain::{
     ids::{OrgId, SandboxId},
     sandbox::{Sandbox, SandboxState, StopReason},
+    server::ServerId,
 };
 use forkpoint_engine::ports::records::{Change, Records, RecordsError, SandboxFilter};
 use uuid::Uuid;
@@ -117,6 +118,8 @@ pub(crate) async fn sandboxes_are_filtered(records: &dyn Records) {
         ("everything", none(), vec![&foreign, &emptied, &stopped, &running]),
         ("org", SandboxFilter { org: Some(other), ..none() }, vec![&foreign]),
         ("no such org", SandboxFilter { org: Some(OrgId::from_uuid(Uuid::now_v7())), ..none() }, vec![]),
+        ("server", SandboxFilter { server: Some(server()), ..none() }, vec![&foreign, &emptied, &stopped, &running]),
+        ("another server", SandboxFilter { server: Some(ServerId::NOBODY), ..none() }, vec![]),
         ("one state", SandboxFilter { states: vec![SandboxState::Running], ..none() }, vec![&running]),
         (
             "states",
@@ -131,6 +134,7 @@ pub(crate) async fn sandboxes_are_filtered(records: &dyn Records) {
             "all at once",
             SandboxFilter {
                 org: Some(org),
+                server: Some(server()),
                 states: vec![SandboxState::Stopped],
                 expired_at: Some(at(60)),
                 stopped_before: Some(at(60)),

@@ -37,23 +37,30 @@ impl PostgresServer {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let server = as_owner(&bin.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(directory.path())
-            .args(["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "fsync=off"])
-            .current_dir(directory.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let server = spawn(&bin, directory.path());
         let server = Self { directory, server, bin };
+        server.wait_until_it_answers();
+        server
+    }
+
+    /// Ends the server at once; its data stays.
+    pub(crate) fn stop(&mut self) {
+        // Immediate shutdown: the server ends its own children.
+        kill(Pid::from_raw(self.server.id().cast_signed()), Signal::SIGQUIT).ok();
+        self.server.wait().ok();
+    }
+
+    /// Starts a server that was stopped, on the same data and socket.
+    pub(crate) fn start_again(&mut self) {
+        self.server = spawn(&self.bin, self.directory.path());
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !server.psql("SELECT 1").status.success() {
+        while !self.psql("SELECT 1").status.success() {
             assert!(Instant::now() < deadline, "the server does not answer");
         }
-        server
     }
 
     /// Makes an empty schema and gives the URL at which it is the only one. (A database would take 300 files.)
@@ -80,11 +87,22 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // Immediate shutdown: the server ends its own children, the data is thrown away.
-        let pid = Pid::from_raw(self.server.id().cast_signed());
-        kill(pid, Signal::SIGQUIT).ok();
-        self.server.wait().ok();
+        self.stop();
     }
+}
+
+fn spawn(bin: &Path, directory: &Path) -> Child {
+    as_owner(&bin.join("postgres"))
+        .arg("-D")
+        .arg(directory.join("data"))
+        .arg("-k")
+        .arg(directory)
+        .args(["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "fsync=off"])
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// A directory as a URL's host.

@@ -8,6 +8,7 @@ use forkpoint_domain::{
     organization::{ApiKey, Organization, User},
     sandbox::{Sandbox, SandboxState, StopReason},
     scope::ScopeSpec,
+    server::ServerId,
     template::{TemplateName, TemplateRef},
 };
 use forkpoint_engine::ports::{
@@ -76,6 +77,11 @@ pub(crate) fn template() -> TemplateRef {
     TemplateRef { name: TemplateName::parse("python3.12").unwrap(), digest: "ab".repeat(32) }
 }
 
+/// The server that everything is on.
+pub(crate) fn server() -> ServerId {
+    "0badcafe".parse().unwrap()
+}
+
 pub(crate) fn layer() -> LayerId {
     LayerId::from_uuid(Uuid::now_v7())
 }
@@ -85,6 +91,7 @@ pub(crate) fn bare_sandbox(org_id: OrgId, created_at: Timestamp) -> Sandbox {
     Sandbox {
         id: SandboxId::from_uuid(Uuid::now_v7()),
         org_id,
+        server: server(),
         state: SandboxState::Creating,
         stop_reason: None,
         failure: None,
@@ -132,6 +139,7 @@ pub(crate) fn bare_checkpoint(org_id: OrgId, name: &str, created_at: Timestamp) 
     Checkpoint {
         id: CheckpointId::from_uuid(Uuid::now_v7()),
         org_id,
+        server: server(),
         sandbox_id: SandboxId::from_uuid(Uuid::now_v7()),
         parent_id: None,
         cloned_from: None,

@@ -14,6 +14,9 @@ use tokio::time::timeout;
 use super::error::lost;
 use super::{AgentClient, AgentError};
 
+/// What is being done before anything was sent.
+pub const CONNECT: &str = "connect to the agent";
+
 /// Bytes asked of the socket at once.
 const READ: usize = 64 * 1024;
 
@@ -40,8 +43,8 @@ impl Link {
         codec::encode(&hello, &mut opening).map_err(AgentError::TooLarge)?;
         codec::encode(request, &mut opening).map_err(AgentError::TooLarge)?;
         let connect = async {
-            let stream = TcpStream::connect(client.address).await.map_err(lost("connect to the agent"))?;
-            stream.set_nodelay(true).map_err(lost("connect to the agent"))?;
+            let stream = TcpStream::connect(client.address).await.map_err(lost(CONNECT))?;
+            stream.set_nodelay(true).map_err(lost(CONNECT))?;
             let wire = Wire { stream, is_broken: Mutex::new(false) };
             wire.write(&opening, &[]).await.map_err(lost("send the request"))?;
             Ok(Link { wire: Arc::new(wire), input: BytesMut::new() })

@@ -248,10 +248,19 @@ fn file_entry(entry: &Entry) -> FileEntry {
     }
 }
 
+/// Whether this process has no means left to make a connection.
+fn is_short(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
 fn guest_error(error: AgentError) -> GuestError {
     let message = error.to_string();
     let Some(kind) = error.kind() else {
         return match error {
+            AgentError::Lost { during: agent::CONNECT, source } if is_short(&source) => {
+                GuestError::Unreached("file descriptors or memory")
+            }
             AgentError::Source(_) => GuestError::Refused("the content to be written did not come whole".into()),
             _ => GuestError::Lost(message),
         };

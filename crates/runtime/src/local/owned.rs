@@ -1,7 +1,10 @@
 //! What a data directory owns on this host, found without its server; and taking it away.
 
 use super::{blocking, failed, identity, memory};
-use forkpoint_domain::ids::{LayerId, SandboxId};
+use forkpoint_domain::{
+    ids::{LayerId, SandboxId},
+    server::ServerId,
+};
 use forkpoint_engine::ports::runtime::RuntimeError;
 use forkpoint_jail::{Cgroups, process};
 use serde::Serialize;
@@ -83,8 +86,12 @@ pub async fn owned(data_dir: &Path) -> Result<Owned, RuntimeError> {
 }
 
 /// Finds what nothing names: groups without a remembered living sandbox, remembered sandboxes that are
-/// dead, layers that are not in `named` (if it is known what is named).
-pub async fn orphans(data_dir: &Path, named: Option<BTreeSet<LayerId>>) -> Result<Vec<Orphan>, RuntimeError> {
+/// dead, layers that are not in `named` (if it is known what is named). A `live` server may keep empty layers ready.
+pub async fn orphans(
+    data_dir: &Path,
+    named: Option<BTreeSet<LayerId>>,
+    live: bool,
+) -> Result<Vec<Orphan>, RuntimeError> {
     let Some(name) = existing_name(data_dir)? else { return Ok(Vec::new()) };
     let data_dir = data_dir.to_owned();
     blocking(move || {
@@ -108,7 +115,8 @@ pub async fn orphans(data_dir: &Path, named: Option<BTreeSet<LayerId>>) -> Resul
         let storage = forkpoint_volumes::inventory(&data_dir).map_err(super::trees::failed("list layers"))?;
         for layer in storage.layers {
             let layer = LayerId::from_uuid(layer);
-            if named.as_ref().is_some_and(|named| !named.contains(&layer)) {
+            let unnamed = named.as_ref().is_some_and(|named| !named.contains(&layer));
+            if unnamed && !(live && super::spares::is_spare(layer)) {
                 found.push(Orphan { kind: "layer", name: layer.to_string() });
             }
         }
@@ -150,6 +158,11 @@ fn remove(outcome: std::io::Result<()>) -> Result<(), RuntimeError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove data")(error)),
         _ => Ok(()),
     }
+}
+
+/// Which server works on a data directory, now or in general; `None` if none ever did.
+pub fn server_of(data_dir: &Path) -> Result<Option<ServerId>, RuntimeError> {
+    existing_name(data_dir)?.map(|name| name.parse().map_err(failed("read instance name"))).transpose()
 }
 
 /// The name that the data directory's resources carry; `None` if no server ever worked on it.

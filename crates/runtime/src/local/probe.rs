@@ -43,7 +43,7 @@ impl HostReport {
 }
 
 /// Looks at this host.
-pub async fn probe(data_dir: &Path) -> HostReport {
+pub async fn probe(data_dir: &Path, choice: DriverChoice) -> HostReport {
     let check = |name, required, good, detail: String| HostCheck { name, good, required, detail };
     let facts = forkpoint_jail::host::probe();
     let mut checks = vec![
@@ -64,12 +64,20 @@ pub async fn probe(data_dir: &Path) -> HostReport {
     ] {
         checks.push(check(name, required, found.ok, found.detail));
     }
-    let layers = forkpoint_volumes::probe(data_dir, DriverChoice::Auto);
+    let layers = forkpoint_volumes::probe(data_dir, choice);
     let detail = match layers.driver {
-        Some(driver) => format!("{driver}{}", if layers.image { " (image file)" } else { "" }),
+        Some(driver) => {
+            let image = if layers.image { " (image file)" } else { "" };
+            format!("{driver}{image}: {}", layers.reasons.join("; "))
+        }
         None => layers.reasons.join("; "),
     };
     checks.push(check("layers", true, layers.driver.is_some(), detail));
+    let detail = match layers.limits {
+        true => "each sandbox is held to its own",
+        false => "not held to: sandboxes share the file system of the data directory, and may fill it",
+    };
+    checks.push(check("disk limits", false, layers.limits, detail.to_owned()));
     let memory_bytes = super::total_memory();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     HostReport { kernel: facts.kernel, cpus, memory_bytes, checks }

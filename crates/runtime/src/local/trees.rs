@@ -1,6 +1,6 @@
 //! Layers and trees: making, measuring and comparing them with `volumes`.
 
-use super::{LocalRuntime, blocking};
+use super::{LocalRuntime, blocking, spares::is_spare};
 use forkpoint_domain::{
     checkpoint::CaptureLimits,
     diff::TreeDiff,
@@ -79,6 +79,8 @@ impl LocalRuntime {
                     return Err(RuntimeError::LayerMissing(base));
                 }
                 Some(base) => layers.snapshot(base.uuid(), layer.uuid()).map_err(failed("snapshot layer"))?,
+                // Made ahead.
+                None if is_spare(layer) && layers.exists(layer.uuid()).map_err(failed("look at layer"))? => {}
                 None => layers.create(layer.uuid()).map_err(failed("make layer"))?,
             }
             pass(Point::LayerMade);

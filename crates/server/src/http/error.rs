@@ -174,7 +174,8 @@ impl From<Error> for ApiError {
     }
 }
 
-/// What went wrong inside a sandbox is the sandbox's matter: never a 5xx, so nobody repeats the request for it.
+/// What went wrong inside a sandbox is the sandbox's matter: never a 5xx, so nobody repeats the request for it. What
+/// never came to it is the server's.
 impl From<GuestError> for ApiError {
     fn from(error: GuestError) -> Self {
         let message = error.to_string();
@@ -186,6 +187,7 @@ impl From<GuestError> for ApiError {
             GuestError::NoSpace(_) => Self::conflict("sandbox_disk_full", message),
             GuestError::Exhausted(_) => Self::conflict("sandbox_exhausted", message),
             GuestError::Refused(_) => Self::new(Code::InvalidRequest, message),
+            GuestError::Unreached(_) => Self::new(Code::Unavailable, message),
             GuestError::Lost(_) => Self::conflict("sandbox_unreachable", message),
         }
     }

@@ -127,6 +127,8 @@ async fn a_missing_program_is_the_commands_failure_and_a_missing_directory_the_r
     server.post(&path, json!({"command": "x", "user": "x"})).await.refuses_field("user");
     server.test.runtime.script(|_| Err(GuestError::Exhausted("no process could be started".into())));
     server.post(&path, json!({"command": "x"})).await.refused(409, "sandbox_exhausted");
+    server.test.runtime.script(|_| Err(GuestError::Unreached("file descriptors")));
+    server.post(&path, json!({"command": "x"})).await.refused(503, "unavailable");
     server.test.runtime.script(|_| Err(GuestError::Lost("no answer".into())));
     server.post(&path, json!({"command": "x", "stream": true})).await.refused(409, "sandbox_unreachable");
 }

@@ -88,7 +88,19 @@ async fn repeated_checkpoints_and_forks_are_done_once() {
         }
         assert!(ids.iter().all(|one| *one == ids[0]), "{ids:?}");
     }
-    assert_eq!(server.get("/api/v1/checkpoints").await.json()["checkpoints"].as_array().unwrap().len(), 2);
+    let listed = async || server.get("/api/v1/checkpoints").await.json()["checkpoints"].as_array().unwrap().clone();
+    assert_eq!(listed().await.len(), 2);
+    let path = format!("/api/v1/checkpoints/{}/clone", listed().await[0]["id"].as_str().unwrap());
+    let clone = || server.call_with(Method::POST, &path, &[("Idempotency-Key", "k")], r#"{"name": "copy"}"#);
+    let (one, two, again) = (clone(), clone(), clone());
+    let (one, two) = tokio::join!(one, two);
+    let again = again.await;
+    for answer in [&one, &two, &again] {
+        assert_eq!((answer.status, &answer.json()["id"]), (201, &one.json()["id"]));
+    }
+    assert_eq!(listed().await.len(), 3);
+    let other = server.call_with(Method::POST, &path, &[("Idempotency-Key", "k")], r#"{"name": "other"}"#).await;
+    other.refused(409, "idempotency_key_reused");
 }
 
 #[tokio::test(start_paused = true)]

@@ -215,7 +215,7 @@ async fn status_tells_how_long_it_may_live() {
 async fn a_sandbox_that_ended_by_itself_says_why() {
     let server = Server::new().await;
     let id = server.sandbox().await;
-    let reconcilers = server.test.platform.start_reconcilers();
+    let reconcilers = server.test.platform.start_reconcilers("host".into(), "127.0.0.1:1".into());
     server.test.runtime.kill(id.parse().unwrap(), StopReason::OutOfMemory);
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
     let seen = loop {

@@ -225,21 +225,24 @@ pub(super) async fn get_checkpoint(
 
 /// Clones a checkpoint
 ///
-/// The clone shares the data and lives on its own: deleting either leaves the other.
-#[utoipa::path(post, path = "/checkpoints/{id}/clone", tag = "checkpoints", params(("id" = String, Path, description = "Checkpoint id")),
+/// The clone shares the data and lives on its own: deleting either leaves the other. An `Idempotency-Key` lets the
+/// request be repeated without making more.
+#[utoipa::path(post, path = "/checkpoints/{id}/clone", tag = "checkpoints",
+    params(("id" = String, Path, description = "Checkpoint id"),
+           ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters")),
     request_body = CloneBody,
     responses((status = 201, description = "The clone", body = CheckpointView)))]
 pub(super) async fn clone_checkpoint(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<CheckpointId>,
-    Json(body): Json<CloneBody>,
+    Submitted { value: body, key }: Submitted<CloneBody>,
 ) -> ApiResult {
     let retention = Retention { seconds: body.retention_seconds, pinned: body.pinned };
     let platform = app.platform.clone();
     // The origin's layer may have to come back first.
     patiently(app.patience(), StatusCode::CREATED, async move {
-        Ok(CheckpointView::from(platform.clone_checkpoint(&caller, id, body.name, retention).await?))
+        Ok(CheckpointView::from(platform.clone_checkpoint(&caller, id, body.name, retention, key).await?))
     })
     .await
 }
