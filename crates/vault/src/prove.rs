@@ -1,5 +1,7 @@
 //! Proofs that a file belongs to a tree with a known hash, checkable without store or key.
 
+mod json;
+
 use crate::{
     Vault, VaultError,
     error::Result,
