@@ -6,6 +6,8 @@
 mod blobs;
 mod directory;
 mod image;
+pub mod portable;
+mod sparse;
 mod stream;
 mod tar;
 mod unpack;
@@ -115,7 +117,7 @@ fn find_image(blobs: &Blobs, tag: Option<&str>, limits: &Limits) -> Result<Optio
 }
 
 /// Lays the layers of an image over each other.
-fn apply(
+pub(crate) fn apply(
     blobs: &Blobs,
     image: Image,
     form: &'static str,

@@ -21,6 +21,7 @@ mod store;
 mod tree;
 
 pub use error::{Error, Result};
+pub use import::portable;
 pub use limits::Limits;
 pub use manifest::{Details, Manifest, Service};
 pub use name::{ALIASES, DEFAULT, TemplateName};

@@ -28,6 +28,10 @@ pub(crate) const MAX_PATH: usize = 4095;
 pub(crate) const MAX_NAME: usize = 255;
 /// How deep directories may lie: trees are walked with one open descriptor for each level.
 pub(crate) const MAX_DEPTH: usize = 200;
+/// How deep directories of a layer may lie: no path the kernel takes is deeper.
+pub(crate) const MAX_LAYER_DEPTH: usize = 2048;
+/// The latest time of a template's file: the end of the year 9999.
+pub(crate) const MAX_TIME: i64 = 253_402_300_799;
 /// Owners above this have no meaning in a sandbox, which has 65,536 ids.
 pub(crate) const MAX_OWNER: u64 = 65_535;
 /// Bytes that stay free on the disk whatever is taken in.

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use sha2::{Digest as _, Sha256};
+
+use super::Tick;
 use super::stream::Section;
 use super::tar::{Kind, Reader};
 use crate::limits::Limits;
@@ -16,6 +19,9 @@ use crate::{Error, Result, tree};
 
 /// The largest JSON document of an image that is read.
 const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// The most parts of a checkpoint's layout.
+const MAX_BLOBS: u64 = 1024;
 
 /// An image's parts by name.
 #[derive(Debug)]
@@ -69,6 +75,65 @@ impl Blobs {
             parts.insert(name, part);
         }
         Ok(Self::Archive { file, path: path.to_path_buf(), parts })
+    }
+
+    /// Lists an uncompressed archive that holds an OCI layout and nothing else, and checks every blob against the digest
+    /// that it is named by.
+    pub(crate) fn checked_layout(file: File, path: &Path, limits: &Limits, tick: Tick<'_>) -> Result<Self> {
+        let size = file.metadata().map_err(Error::io("stat", path))?.len();
+        let copy = || file.try_clone().map_err(Error::io("open", path));
+        let origin = path.display().to_string();
+        let mut stream = Section::new(copy()?, 0, size).seekable();
+        let mut reader = Reader::new(&mut stream, &origin);
+        let mut parts = HashMap::new();
+        while let Some(entry) = reader.next()? {
+            let unfit = |reason: &str| Error::unfit(&origin, &entry.path, reason);
+            if parts.len() as u64 > MAX_BLOBS.min(limits.max_entries) {
+                return Err(unfit("is one part too many for an OCI layout of one checkpoint"));
+            }
+            let name = String::from_utf8(entry.path.clone()).map_err(|_| unfit("is not part of an OCI layout"))?;
+            let name = name.trim_start_matches("./").trim_end_matches('/').to_owned();
+            match (entry.kind, &name[..]) {
+                (Kind::Directory, "" | "." | "blobs" | "blobs/sha256") => continue,
+                (Kind::File, "oci-layout" | "index.json") => {}
+                (Kind::File, blob) if digest_of(blob).is_some() => {}
+                _ => return Err(unfit("is not part of an OCI layout")),
+            }
+            if parts.insert(name, Part::At { offset: entry.offset, size: entry.size }).is_some() {
+                return Err(unfit("is in the archive twice"));
+            }
+        }
+        let blobs = Self::Archive { file, path: path.to_path_buf(), parts };
+        blobs.check_digests(size, tick)?;
+        Ok(blobs)
+    }
+
+    fn check_digests(&self, total: u64, tick: Tick<'_>) -> Result<()> {
+        let Self::Archive { path, parts, .. } = self else { return Ok(()) };
+        let (mut buffer, mut done) = (vec![0; 256 * 1024], 0);
+        for name in parts.keys() {
+            let Some((digest, mut section)) = digest_of(name).zip(self.open(name)?) else { continue };
+            let mut hasher = Sha256::new();
+            loop {
+                let got = section.read(&mut buffer).map_err(Error::io("read", path))?;
+                if got == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..got]);
+                done += got as u64;
+                tick(done, total)?;
+            }
+            if section.len() > 0 {
+                return Err(Error::bad_import(path, format!("{name:?} in it is cut short")));
+            }
+            if hex::encode(hasher.finalize()) != digest {
+                return Err(Error::bad_import(
+                    path,
+                    format!("{name:?} in it does not have this digest: it is damaged"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -126,6 +191,12 @@ impl Blobs {
     pub(crate) fn has(&self, name: &str) -> bool {
         matches!(self.open(name), Ok(Some(_)))
     }
+}
+
+/// The SHA-256 that names a blob of an OCI layout, in hex.
+fn digest_of(name: &str) -> Option<&str> {
+    let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.strip_prefix("blobs/sha256/").filter(|hex| hex.len() == 64 && hex.bytes().all(lower))
 }
 
 /// What a link at `name` leads to within the archive.

@@ -20,6 +20,8 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<Layer>,
     /// Environment variables of its commands.
     pub(crate) env: BTreeMap<String, String>,
+    /// What its manifest says besides.
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// One layer.
@@ -61,6 +63,8 @@ struct Index {
 struct Manifest {
     config: Descriptor,
     layers: Vec<Descriptor>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -162,7 +166,8 @@ fn image(blobs: &Blobs, manifest: &Manifest, limits: &Limits) -> Result<Image> {
         }
         parts.push((part_name(blobs, &layer.digest)?, Some(layer.size)));
     }
-    assemble(blobs, &config, parts, limits)
+    let image = assemble(blobs, &config, parts, limits)?;
+    Ok(Image { annotations: manifest.annotations.clone(), ..image })
 }
 
 fn assemble(blobs: &Blobs, config: &[u8], parts: Vec<(String, Option<u64>)>, limits: &Limits) -> Result<Image> {
@@ -193,7 +198,7 @@ fn assemble(blobs: &Blobs, config: &[u8], parts: Vec<(String, Option<u64>)>, lim
         .filter(|(name, value)| !name.is_empty() && !name.contains('\0') && !value.contains('\0'))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    Ok(Image { layers, env })
+    Ok(Image { layers, env, annotations: BTreeMap::new() })
 }
 
 /// The one that is meant: by its tag, else by this machine's architecture, else the only one.

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 const BLOCK: usize = 512;
 /// The most bytes of extended headers of one entry.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// The latest time that is believed: the end of the year 9999.
-const MAX_TIME: i64 = 253_402_300_799;
+/// Begins the keys of extended headers that only this program gives a meaning.
+const MARK: &[u8] = b"FORKPOINT.";
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub(crate) struct Entry {
     /// Bytes of content, 0 for all but regular files.
     pub(crate) size: u64,
     pub(crate) attributes: Attributes,
+    /// Our own extended headers: what is behind the prefix, and the value.
+    pub(crate) marks: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Of a sparse file, its bytes with all holes; its content begins with a map.
+    pub(crate) real_size: Option<u64>,
     /// Where the content begins in the stream.
     pub(crate) offset: u64,
 }
@@ -60,6 +64,15 @@ pub(crate) struct Reader<'a> {
     padding: u64,
     /// Whether the archive may end without its mark.
     unmarked: bool,
+    /// Whether sparse files are taken.
+    sparse: bool,
+}
+
+impl Entry {
+    /// The value of one of our own extended headers.
+    pub(crate) fn mark(&self, key: &[u8]) -> Option<&[u8]> {
+        self.marks.iter().find(|(name, _)| name == key).map(|(_, value)| &value[..])
+    }
 }
 
 /// What the headers before an entry say of it.
@@ -89,13 +102,18 @@ impl Extensions {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(stream: &'a mut dyn Stream, origin: &'a str) -> Self {
-        Self { stream, origin, position: 0, content: 0, padding: 0, unmarked: false }
+        Self { stream, origin, position: 0, content: 0, padding: 0, unmarked: false, sparse: false }
     }
 
     /// Takes the stream's end between two entries for the archive's, as some makers of layers write them. Whether
     /// it is cut short must then show by its digest.
     pub(crate) fn unmarked(self) -> Self {
         Self { unmarked: true, ..self }
+    }
+
+    /// Takes files of the sparse form that extended headers announce (version 1.0), and no other.
+    pub(crate) fn with_sparse(self) -> Self {
+        Self { sparse: true, ..self }
     }
 
     /// The next entry; `None` at the archive's end mark.
@@ -150,7 +168,9 @@ impl<'a> Reader<'a> {
     }
 
     fn entry(&mut self, header: &Header, size: u64, extensions: &Extensions) -> Result<Entry> {
-        let path = extensions.long_name.as_deref().or(extensions.pax("path"));
+        let sparse = self.sparse && extensions.pax("GNU.sparse.major") == Some(b"1");
+        let path = if sparse { extensions.pax("GNU.sparse.name") } else { None };
+        let path = path.or(extensions.long_name.as_deref()).or(extensions.pax("path"));
         let path = path.map_or_else(|| header.path_bytes().into_owned(), <[u8]>::to_vec);
         let bad = |reason: &str| Error::unfit(self.origin, &path, reason);
         let link = extensions.long_link.as_deref().or(extensions.pax("linkpath")).map(<[u8]>::to_vec);
@@ -170,10 +190,15 @@ impl<'a> Reader<'a> {
                 return Err(bad(&format!("is of the type '{code}', which no file has")));
             }
         };
-        if extensions.pax.iter().flatten().any(|(key, _)| key.starts_with(b"GNU.sparse.")) {
+        if !sparse && extensions.pax.iter().flatten().any(|(key, _)| key.starts_with(b"GNU.sparse.")) {
             return Err(bad("is stored as a sparse file; pack the archive without --sparse"));
         }
         let number = |key: &str| extensions.number(key).map_err(|()| bad(&format!("has a {key} that is not a number")));
+        let real_size = match (sparse, number("GNU.sparse.realsize")?) {
+            (false, _) => None,
+            (true, Some(size)) if kind == Kind::File && extensions.pax("GNU.sparse.minor") == Some(b"0") => Some(size),
+            _ => return Err(bad("is a sparse file of a form that is not understood")),
+        };
         // For what has no content, some writers give the size of what is linked to.
         let size = match kind {
             Kind::File => number("size")?.unwrap_or(size),
@@ -192,7 +217,7 @@ impl<'a> Reader<'a> {
             mtime: extensions
                 .pax("mtime")
                 .and_then(time)
-                .unwrap_or_else(|| (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0).min(MAX_TIME), 0)),
+                .unwrap_or_else(|| (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0)),
             xattrs: extensions
                 .pax
                 .iter()
@@ -202,7 +227,9 @@ impl<'a> Reader<'a> {
         };
         self.content = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
-        Ok(Entry { path, link, kind, size, attributes, offset: self.position })
+        let marks = extensions.pax.iter().flatten();
+        let marks = marks.filter_map(|(key, value)| Some((key.strip_prefix(MARK)?.to_vec(), value.clone()))).collect();
+        Ok(Entry { path, link, kind, size, attributes, marks, real_size, offset: self.position })
     }
 
     /// Passes over what was not read of an entry.
@@ -310,15 +337,18 @@ impl Read for Content<'_, '_> {
     }
 }
 
-/// Seconds with a decimal fraction, since 1970.
+/// Seconds with a decimal fraction, since 1970; before that both count downwards.
 fn time(text: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(text).ok()?;
     let (secs, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let negative = secs.starts_with('-');
     let secs: i64 = secs.parse().ok()?;
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanos: u32 = digits.parse().ok()?;
-    // Before 1970 the fraction counts downwards; nothing real is that old.
-    if secs < 0 { Some((0, 0)) } else { Some((secs.min(MAX_TIME), nanos)) }
+    match (negative, nanos) {
+        (true, 1..) => Some((secs.checked_sub(1)?, 1_000_000_000_u32.checked_sub(nanos)?)),
+        _ => Some((secs, nanos)),
+    }
 }
 
 #[cfg(test)]
@@ -327,13 +357,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_nanoseconds_and_bounds() {
+    fn times_have_nanoseconds_on_both_sides_of_1970() {
         for (text, expected) in [
             ("12", Some((12, 0))),
             ("12.5", Some((12, 500_000_000))),
             ("12.0000000019", Some((12, 1))),
-            ("-5.5", Some((0, 0))),
-            ("99999999999999", Some((MAX_TIME, 0))),
+            ("-5.5", Some((-6, 500_000_000))),
+            ("-0.25", Some((-1, 750_000_000))),
+            ("-5", Some((-5, 0))),
+            ("99999999999999", Some((99_999_999_999_999, 0))),
+            ("99999999999999999999", None),
             ("x", None),
             ("", None),
         ] {

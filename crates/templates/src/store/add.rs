@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Template, TemplateStore, make_directory};
-use crate::import::take;
+use crate::import::{portable::PortableArchive, take};
 use crate::limits::{KEPT_FREE, Limits};
 use crate::lock::Lock;
 use crate::manifest::{Details, Manifest};
@@ -84,6 +84,33 @@ impl TemplateStore {
         let origin = source.display().to_string();
         let template = task.complete(staging, details, &origin, &publication.recipe)?;
         Ok((template, taken.left_out))
+    }
+
+    /// Makes a template of what a checkpoint's archive holds of the one that it lies on. Blocks.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import).
+    pub fn import_portable(
+        &self,
+        publication: &Publication,
+        archive: &PortableArchive,
+        tick: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<Template> {
+        let mut quiet = |_| {};
+        let mut reporter = Reporter::new(&mut quiet, self.cancel.clone());
+        let (mut task, _lock) = self.begin(publication, &mut reporter)?;
+        let staging = Staging::create(&task.directory)?;
+        let root = staging.path().join("rootfs");
+        std::fs::create_dir(&root).map_err(Error::io("create", &root))?;
+        tree::set_mode(&root, 0o755)?;
+        let mut ticks = 0;
+        let space = staging.path().to_path_buf();
+        let unpacked = archive.unpack_template(&root, &publication.limits, &mut |done, total| {
+            check_space(&space, &mut ticks)?;
+            tick(done, total)
+        });
+        unpacked.map_err(|error| explain_full(error, &task.directory))?;
+        task.complete(staging, publication.details.clone(), &publication.details.origin)
     }
 
     /// Makes a template of what `fill` writes. Blocks.

@@ -4,20 +4,20 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::{copy_content, entries, open_root, open_subdir, remove_at};
-use crate::limits::{Limits, MAX_DEPTH, MAX_NAME, MAX_OWNER, MAX_PATH};
+use crate::limits::{Limits, MAX_DEPTH, MAX_LAYER_DEPTH, MAX_NAME, MAX_OWNER, MAX_PATH, MAX_TIME};
 use crate::{Error, Result};
 
 /// What belongs to an entry besides its kind and content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// Permission bits; set-user-id and set-group-id are taken off files.
+    /// Permission bits; set-user-id and set-group-id are taken off files of a template.
     pub mode: u32,
     /// Owner, at most 65535.
     pub uid: u64,
@@ -25,8 +25,17 @@ pub struct Attributes {
     pub gid: u64,
     /// Seconds and nanoseconds since 1970 of the last change of content.
     pub mtime: (i64, u32),
-    /// Extended attributes. Those in `user.` are kept; the others mean something to the host's kernel only.
+    /// Extended attributes. Templates keep those in `user.`; the others mean something to the host's kernel only.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What a tree is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A template's root: what would mean something to the host's kernel is left out.
+    Template,
+    /// The upper directory of a layer: everything is as it is given, or refused.
+    Layer,
 }
 
 /// Writes below one directory. Paths are relative to it, of any bytes, without `.` and `..`.
@@ -36,6 +45,7 @@ pub struct TreeWriter {
     shown: PathBuf,
     origin: String,
     limits: Limits,
+    purpose: Purpose,
     /// The directory of the last entry: archives list what is in one directory together.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// A tree whose very files may be given another name here.
@@ -55,6 +65,7 @@ impl TreeWriter {
             shown: root.to_path_buf(),
             origin: origin.to_owned(),
             limits,
+            purpose: Purpose::Template,
             parent: None,
             base: None,
             base_parent: None,
@@ -62,6 +73,11 @@ impl TreeWriter {
             entries: 0,
             bytes: 0,
         })
+    }
+
+    /// Writes the upper directory of a layer instead of a template.
+    pub(crate) fn for_layer(self) -> Self {
+        Self { purpose: Purpose::Layer, ..self }
     }
 
     /// Lets [`link_base`](Self::link_base) give files of the template at `base` another name.
@@ -131,8 +147,8 @@ impl TreeWriter {
         };
         let file = File::from(made.map_err(self.failed("make file", path))?);
         fill(&file)?;
-        self.dress(file.as_fd(), path, attributes, attributes.mode & 0o1777)?;
-        rustix::fs::futimens(&file, &times(attributes.mtime)).map_err(self.failed("set times of", path))
+        self.dress(file.as_fd(), path, attributes, attributes.mode & self.bits(0o1777))?;
+        rustix::fs::futimens(&file, &self.times(attributes.mtime)).map_err(self.failed("set times of", path))
     }
 
     /// Makes a regular file of the first `size` bytes of `source`, without filling its holes.
@@ -165,13 +181,23 @@ impl TreeWriter {
     /// As [`directory`](Self::directory).
     pub fn fifo(&mut self, path: &[u8], attributes: &Attributes) -> Result<()> {
         self.begin(path, 0)?;
-        let mode = Mode::from_raw_mode(attributes.mode & 0o777);
+        let mode = Mode::from_raw_mode(attributes.mode & self.bits(0o777));
         self.node(path, attributes, Some(mode), &mut |dir, name| {
             rustix::fs::mknodat(dir, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
         })
     }
 
-    /// Gives the regular file or symbolic link `first`, written before, another name.
+    /// Makes the mark by which a layer hides a name of what lies below it.
+    pub(crate) fn whiteout(&mut self, path: &[u8], attributes: &Attributes) -> Result<()> {
+        self.begin(path, 0)?;
+        let mode = Mode::from_raw_mode(attributes.mode & self.bits(0));
+        self.node(path, attributes, Some(mode), &mut |dir, name| {
+            rustix::fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
+        })
+    }
+
+    /// Gives the regular file or symbolic link `first`, written before, another name. In a layer it may also be a FIFO
+    /// or a mark that hides a name.
     ///
     /// # Errors
     /// As [`directory`](Self::directory).
@@ -194,6 +220,10 @@ impl TreeWriter {
         let first_name = name_of(first_name).ok_or_else(|| refused(self, "holds a zero byte"))?;
         match rustix::fs::statat(&holder, &first_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if matches!(kind(&stat), FileType::RegularFile | FileType::Symlink) => {}
+            // The only devices of a layer are its whiteouts.
+            Ok(stat)
+                if self.purpose == Purpose::Layer
+                    && matches!(kind(&stat), FileType::Fifo | FileType::CharacterDevice) => {}
             Ok(_) => return Err(refused(self, "is neither a regular file nor a symbolic link")),
             Err(Errno::NOENT) => return Err(refused(self, "is not there")),
             Err(errno) => return Err(self.failed("stat", first)(errno)),
@@ -304,7 +334,7 @@ impl TreeWriter {
                 }
             };
             // An `O_PATH` descriptor takes no `futimens`.
-            rustix::fs::utimensat(&dir, c".", &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+            rustix::fs::utimensat(&dir, c".", &self.times(mtime), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(self.failed("set times of", &path))?;
         }
         Ok(())
@@ -342,8 +372,9 @@ impl TreeWriter {
                 return Err(self.unfit(path, format!("has a name of more than {MAX_NAME} bytes")));
             }
         }
-        if depth > MAX_DEPTH {
-            return Err(self.unfit(path, format!("lies deeper than {MAX_DEPTH} directories")));
+        let deepest = if self.purpose == Purpose::Layer { MAX_LAYER_DEPTH } else { MAX_DEPTH };
+        if depth > deepest {
+            return Err(self.unfit(path, format!("lies deeper than {deepest} directories")));
         }
         Ok(())
     }
@@ -356,6 +387,9 @@ impl TreeWriter {
             return Ok(name);
         }
         let opened = match open_holder(&self.root, holder) {
+            Err(Errno::NOENT) if self.purpose == Purpose::Layer => {
+                return Err(self.unfit(path, "lies in a directory that does not come before it"));
+            }
             Err(Errno::NOENT) => {
                 self.make_holders(holder)?;
                 open_holder(&self.root, holder)
@@ -404,6 +438,9 @@ impl TreeWriter {
 
     /// Makes room for an entry that takes the place of another.
     fn clear_for(&mut self, path: &[u8], name: &CString) -> Result<()> {
+        if self.purpose == Purpose::Layer {
+            return Err(self.unfit(path, "is there twice"));
+        }
         remove_at(self.at(), name, &self.show(path))?;
         // It may have been a directory that is held open.
         self.parent = None;
@@ -434,7 +471,19 @@ impl TreeWriter {
             // Just made here, and no link.
             rustix::fs::chmodat(self.at(), &name, mode, AtFlags::empty()).map_err(self.failed("set mode of", path))?;
         }
-        rustix::fs::utimensat(self.at(), &name, &times(attributes.mtime), nofollow)
+        if self.purpose == Purpose::Layer {
+            let node =
+                rustix::fs::openat(self.at(), &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(self.failed("open", path))?;
+            // Leads to the very node, also to a link itself; an `O_PATH` descriptor takes no `fsetxattr`.
+            let node_path = format!("/proc/thread-self/fd/{}", node.as_raw_fd());
+            for (key, value) in &attributes.xattrs {
+                let key = self.layer_attribute(path, key, value)?;
+                rustix::fs::setxattr(&*node_path, &key, value, rustix::fs::XattrFlags::empty())
+                    .map_err(self.failed("set extended attribute of", path))?;
+            }
+        }
+        rustix::fs::utimensat(self.at(), &name, &self.times(attributes.mtime), nofollow)
             .map_err(self.failed("set times of", path))
     }
 
@@ -442,6 +491,15 @@ impl TreeWriter {
     fn dress(&self, fd: BorrowedFd<'_>, path: &[u8], attributes: &Attributes, mode: u32) -> Result<()> {
         let (uid, gid) = self.owner(path, attributes)?;
         rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(self.failed("set owner of", path))?;
+        if self.purpose == Purpose::Layer {
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(self.failed("set mode of", path))?;
+            for (name, value) in &attributes.xattrs {
+                let name = self.layer_attribute(path, name, value)?;
+                rustix::fs::fsetxattr(fd, &name, value, rustix::fs::XattrFlags::empty())
+                    .map_err(self.failed("set extended attribute of", path))?;
+            }
+            return Ok(());
+        }
         for (name, value) in &attributes.xattrs {
             // `user.overlay.` steers overlay file systems of the unprivileged.
             let kept = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
@@ -451,6 +509,31 @@ impl TreeWriter {
             }
         }
         rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(self.failed("set mode of", path))
+    }
+
+    /// The name of an attribute that a layer's entry may have.
+    fn layer_attribute(&self, path: &[u8], name: &[u8], value: &[u8]) -> Result<CString> {
+        let shown = String::from_utf8_lossy(name).into_owned();
+        if !layer_may_have(name, value) {
+            return Err(self.unfit(path, format!("has the extended attribute {shown:?}, which no layer has like this")));
+        }
+        CString::new(name).map_err(|_| self.unfit(path, "has an extended attribute with a zero byte in its name"))
+    }
+
+    /// The mode bits that files other than directories keep.
+    fn bits(&self, of_template: u32) -> u32 {
+        if self.purpose == Purpose::Layer { 0o7777 } else { of_template }
+    }
+
+    fn times(&self, (secs, nanos): (i64, u32)) -> Timestamps {
+        let time = match self.purpose {
+            Purpose::Layer => (secs, nanos),
+            // Nothing real is older or newer.
+            Purpose::Template if secs < 0 => (0, 0),
+            Purpose::Template => (secs.min(MAX_TIME), nanos),
+        };
+        let time = Timespec { tv_sec: time.0, tv_nsec: i64::from(time.1) };
+        Timestamps { last_access: time, last_modification: time }
     }
 
     fn owner(&self, path: &[u8], attributes: &Attributes) -> Result<(Uid, Gid)> {
@@ -506,7 +589,23 @@ fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-fn times((secs, nanos): (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec: secs, tv_nsec: i64::from(nanos) };
-    Timestamps { last_access: time, last_modification: time }
+/// Whether a layer can have this attribute: what sandboxes may set, and the marks that overlayfs itself makes. Those
+/// that would let it take content from elsewhere are not among them.
+fn layer_may_have(name: &[u8], value: &[u8]) -> bool {
+    match name.strip_prefix(b"trusted.overlay.") {
+        Some(b"opaque") => value == b"y",
+        Some(b"redirect") => {
+            let fits = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
+            match value.strip_prefix(b"/") {
+                Some(rest) => rest.split(|byte| *byte == b'/').all(fits),
+                None => fits(value) && !value.contains(&b'/'),
+            }
+        }
+        Some(b"origin" | b"impure" | b"nlink" | b"uuid") => value.len() <= 255,
+        Some(_) => false,
+        None => {
+            name.starts_with(b"user.")
+                || matches!(name, b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default")
+        }
+    }
 }
