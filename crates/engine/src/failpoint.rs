@@ -86,6 +86,12 @@ points! {
     CheckpointMeasured = "checkpoint.measured",
     /// The checkpoint's row is written.
     CheckpointRow = "checkpoint.row",
+    /// A layer beside holds what an archive has.
+    ImportFilled = "import.filled",
+    /// The layer of a checkpoint that is being imported is made.
+    ImportLayer = "import.layer",
+    /// Its row is written.
+    ImportRow = "import.row",
     /// The processes of a sandbox are ended since its tree is read for the restore.
     RestoreStill = "restore.still",
     /// The layer that is restored is made.

@@ -11,12 +11,14 @@ pub mod files;
 pub mod fork;
 pub mod housekeeping;
 pub mod idempotency;
+pub mod portable;
 pub mod restore;
 pub mod sandboxes;
 mod services;
 pub mod templates;
 pub mod terminals;
 pub mod vault_status;
+pub mod verify;
 
 use crate::{Caller, Error, Platform, Result, platform::new_event_id};
 use forkpoint_domain::{

@@ -123,6 +123,8 @@ pub(crate) struct Inner {
     pub(crate) vault: Option<Arc<dyn Vault>>,
     pub(crate) durability: Durabilities,
     pub(crate) hot: HotLayers,
+    /// Places for archives that come and go, and for checkpoints that are read through.
+    pub(crate) transfers: Arc<tokio::sync::Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -151,6 +153,7 @@ impl Platform {
                 vault: None,
                 durability: Durabilities::default(),
                 hot: HotLayers::default(),
+                transfers: Arc::new(tokio::sync::Semaphore::new(crate::operations::portable::TRANSFERS)),
                 tasks: TaskTracker::new(),
             }),
         }

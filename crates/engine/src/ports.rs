@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod guest;
+pub mod portable;
 pub mod records;
 pub mod runtime;
 pub mod sealer;

@@ -1,5 +1,6 @@
 //! Speaks to a server over the native dialect, `/api/v1`.
 
+mod archives;
 mod connection;
 mod error;
 mod events;

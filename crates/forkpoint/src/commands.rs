@@ -170,7 +170,7 @@ async fn dispatch(command: Command, early: Connection, early_json: bool) -> Resu
     match command {
         Command::Sandbox(group) => sandbox::run(group.command, &context(group.common)).await,
         Command::Shell(command) => Box::pin(shell::run(command.args, &context(command.common))).await,
-        Command::Checkpoint(group) => checkpoint::run(group.command, &context(group.common)).await,
+        Command::Checkpoint(group) => Box::pin(checkpoint::run(group.command, &context(group.common))).await,
         Command::Template(group) => Box::pin(template::run(group.command, &context(group.common))).await,
         Command::Fork(command) => fork::run(command.args, &context(command.common)).await,
         Command::Log(command) => log::run(command.args, &context(command.common)).await,

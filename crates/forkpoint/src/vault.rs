@@ -10,7 +10,7 @@ use crate::{
 use anyhow::{Context, bail};
 use forkpoint_vault::{CollectOptions, MasterKey, Progress, Vault};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Checks, measures and cleans the vault.
 #[derive(Debug, clap::Args)]
@@ -88,6 +88,11 @@ impl Place {
         let master = MasterKey::open(&data_dir.join("keys").join("master.key")).context("master key")?;
         wire::open_vault(&config, &data_dir, master).await?.context("this server has no vault (setting vault is off)")
     }
+}
+
+/// Opens the vault of a server's data directory, as its settings name it.
+pub(crate) async fn open(data_dir: &Path) -> anyhow::Result<Vault> {
+    Place { data_dir: Some(data_dir.to_owned()), config: None, database_url: None }.open().await
 }
 
 /// Runs a vault command.

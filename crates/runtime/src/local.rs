@@ -8,6 +8,7 @@ mod instance;
 mod launch;
 mod memory;
 mod owned;
+mod portable;
 mod probe;
 mod room;
 mod spares;
@@ -33,6 +34,7 @@ use forkpoint_domain::{
 };
 use forkpoint_engine::ports::{
     guest::Guest,
+    portable::Portable,
     runtime::{Capture, Captured, Death, FoundFile, Garbage, Instance, Launch, Measure, Room, Runtime, RuntimeError},
     templates::{NewTemplate, TemplateInfo},
 };
@@ -293,6 +295,10 @@ impl Runtime for LocalRuntime {
 
     fn layer_tree(&self, layer: LayerId) -> Option<PathBuf> {
         Some(self.inner.layers.path(layer.uuid()).join("upper"))
+    }
+
+    fn portable(&self) -> Option<Arc<dyn Portable>> {
+        Some(Arc::new(self.clone()))
     }
 
     async fn launch(&self, launch: &Launch) -> Result<Instance, RuntimeError> {

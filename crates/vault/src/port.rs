@@ -10,12 +10,14 @@ use forkpoint_domain::{
 use forkpoint_engine::ports::vault as port;
 use forkpoint_engine::ports::{
     sealer::Sealed,
-    vault::{Stored, Vault as VaultPort, VaultFailure},
+    vault::{Examined, Stored, Vault as VaultPort, VaultFailure},
 };
 use jiff::SignedDuration;
 use serde_json::json;
 use std::{
     collections::HashMap,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
@@ -74,6 +76,37 @@ impl VaultPort for Vault {
         let progress = Arc::new(Progress::default());
         let _shown = self.0.running.show(checkpoint, port::Step::Verifying, &progress);
         blocking(move || vault.verify(name, None, &progress)).await.map(drop)
+    }
+
+    async fn examine(&self, org: OrgId, checkpoint: CheckpointId) -> Result<Examined, VaultFailure> {
+        let vault = self.clone();
+        let name = SnapshotRef { org, checkpoint };
+        let read = blocking(move || vault.verify(name, None, &Progress::default())).await?;
+        Ok(Examined {
+            checksum: read.root.to_string(),
+            directories: read.directories,
+            files: read.files,
+            bytes: read.bytes,
+        })
+    }
+
+    async fn prove(
+        &self,
+        org: OrgId,
+        checkpoint: CheckpointId,
+        path: Vec<u8>,
+    ) -> Result<Option<serde_json::Value>, VaultFailure> {
+        let vault = self.clone();
+        let name = SnapshotRef { org, checkpoint };
+        blocking(move || {
+            let root = vault.read(name)?.root;
+            match vault.prove(name, Path::new(OsStr::from_bytes(&path))) {
+                Ok(proof) => proof.to_json(root).map(Some),
+                Err(VaultError::Tree { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
     }
 
     async fn materialize(&self, org: OrgId, checkpoint: CheckpointId, into: &Path) -> Result<(), VaultFailure> {

@@ -214,7 +214,7 @@ impl Platform {
     }
 }
 
-fn no_directories() -> Error {
+pub(super) fn no_directories() -> Error {
     Error::conflict("durability_unavailable", "this runtime's layers cannot be read from a vault")
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     guest::Guest,
+    portable::Portable,
     templates::{NewTemplate, TemplateInfo},
 };
 use async_trait::async_trait;
@@ -85,6 +86,11 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     async fn collect_files(&self, dry_run: bool) -> Result<Vec<Garbage>, RuntimeError> {
         let _ = dry_run;
         Ok(Vec::new())
+    }
+
+    /// Checkpoints as archives; `None` where this is not possible.
+    fn portable(&self) -> Option<Arc<dyn Portable>> {
+        None
     }
 
     /// Starts a sandbox on its layer; it answers commands when this returns.

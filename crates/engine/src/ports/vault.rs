@@ -25,6 +25,18 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// Reads a stored checkpoint back and hashes all of it again.
     async fn verify(&self, org: OrgId, checkpoint: CheckpointId) -> Result<(), VaultFailure>;
 
+    /// The same, and tells what was read. Nothing is taken on trust.
+    async fn examine(&self, org: OrgId, checkpoint: CheckpointId) -> Result<Examined, VaultFailure>;
+
+    /// Proves that a path (relative, any bytes) is in a stored tree: a JSON object that can be checked with the tree's
+    /// checksum alone. `None`: it is not in it.
+    async fn prove(
+        &self,
+        org: OrgId,
+        checkpoint: CheckpointId,
+        path: Vec<u8>,
+    ) -> Result<Option<serde_json::Value>, VaultFailure>;
+
     /// Writes a stored tree into an empty directory, every chunk verified, durable when this returns.
     async fn materialize(&self, org: OrgId, checkpoint: CheckpointId, into: &Path) -> Result<(), VaultFailure>;
 
@@ -105,6 +117,19 @@ pub struct Stored {
     pub checksum: String,
     /// Bytes written to the store.
     pub bytes_sent: u64,
+}
+
+/// What reading a checkpoint back gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// The hash of its tree, as computed from what was read: `b3:<hex>`.
+    pub checksum: String,
+    /// Directories that were read.
+    pub directories: u64,
+    /// Files that were read.
+    pub files: u64,
+    /// Bytes of content that were read.
+    pub bytes: u64,
 }
 
 /// Why the vault failed.

@@ -208,11 +208,20 @@ impl Platform {
         Ok(Checkpoint { durability: Durability::Verified, verified_at, ..checkpoint.clone() })
     }
 
+    /// Whether a scoped checkpoint's layer holds just what is in scope, as that of an imported one does: then it has the
+    /// checksum that was told, and grafted anew it would not.
+    async fn is_exact(&self, checkpoint: &Checkpoint) -> Result<bool> {
+        let Some(portable) = self.inner.runtime.portable().filter(|_| !checkpoint.checksum.is_empty()) else {
+            return Ok(false);
+        };
+        Ok(portable.hash(checkpoint.layer, CancellationToken::new()).await? == checkpoint.checksum)
+    }
+
     /// The layer to store: the checkpoint's own, or for a scoped one a new layer with just what is in scope.
     /// Such a layer is claimed: whatever interrupts this, collection removes it once the claim is gone.
-    async fn layer_in_scope(&self, checkpoint: &Checkpoint) -> Result<(LayerId, Option<Claim>)> {
+    pub(crate) async fn layer_in_scope(&self, checkpoint: &Checkpoint) -> Result<(LayerId, Option<Claim>)> {
         let scope = Scope::parse(checkpoint.scope.clone())?;
-        if scope.is_everything() {
+        if scope.is_everything() || self.is_exact(checkpoint).await? {
             return Ok((checkpoint.layer, None));
         }
         let layer = LayerId::from_uuid(new_uuid());

@@ -1,7 +1,10 @@
-//! `forkpoint checkpoint`: makes, lists, compares, restores and removes checkpoints.
+//! `forkpoint checkpoint`: makes, lists, compares, restores, moves, verifies and removes checkpoints.
 
 mod create;
 mod diff;
+mod export;
+mod import;
+mod verify;
 
 use super::{
     Context, Failure,
@@ -70,6 +73,12 @@ pub(crate) enum Command {
         #[arg(long)]
         wait_verified: bool,
     },
+    /// Write a checkpoint as an OCI image layout
+    Export(export::Args),
+    /// Make a checkpoint of what export wrote, here or on another server
+    Import(import::Args),
+    /// Prove that a checkpoint is what its checksum says, or that a file is in it
+    Verify(verify::Args),
     /// Remove checkpoints; sandboxes made from them stay
     #[command(visible_alias = "delete")]
     Rm {
@@ -117,6 +126,13 @@ pub(crate) struct RestoreArgs {
 
 /// Does it.
 pub(crate) async fn run(command: Command, context: &Context) -> Result<u8, Failure> {
+    let command = match command {
+        // Need no server, or say themselves what they need.
+        Command::Export(args) => return export::run(args, context).await,
+        Command::Import(args) => return import::run(args, context).await,
+        Command::Verify(args) => return verify::run(args, context).await,
+        command => command,
+    };
     let client = context.client()?;
     let output = context.output;
     match command {
@@ -166,6 +182,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<u8, Failu
             output.value_or(&answer, || diff::lines(&answer).iter().try_for_each(|line| output.line(line)))?;
         }
         Command::Rm { ids } => return remove(ids, context).await,
+        Command::Export(_) | Command::Import(_) | Command::Verify(_) => {}
     }
     Ok(0)
 }

@@ -19,6 +19,7 @@ enum Operation {
     Checkpoint,
     Fork,
     Build,
+    Import,
     Restore,
     RestoreWithoutOverwriting,
     Start,
@@ -87,6 +88,7 @@ const MAKING: &[(Operation, &[Point])] = &[
         ],
     ),
     (Build, &[CreateRows, LaunchJail, CreateRunning, BuildSandbox, CheckpointRow, BuildStep, BuildPublished]),
+    (Import, &[LayerMade, ImportFilled, ImportLayer, ImportRow]),
 ];
 
 /// Where they change and go.
@@ -174,6 +176,7 @@ async fn run(world: &mut World, operation: Operation, point: Point, target: &str
         Checkpoint => checkpoint(world, point, target).await,
         Fork => fork(world, point).await,
         Build => build(world, point).await,
+        Import => import(world, point, target).await,
         Restore => restore(world, point, target, true).await,
         RestoreWithoutOverwriting => restore(world, point, target, false).await,
         Start => start(world, point, target).await,
@@ -284,6 +287,33 @@ async fn build(world: &mut World, point: Point) {
     world.remove_sandbox(&made).await;
     world.server.delete("/templates/built").await.ok();
     host::nothing_leaks(&world.server, SETTLED).await;
+async fn import(world: &mut World, point: Point, target: &str) {
+    let export = format!("{}/api/v1/checkpoints/{}/export?template=false", world.server.url, world.first.checkpoint);
+    let key_header = format!("ApiKey {}", world.server.key);
+    let request = world.server.client.get(export).header("Authorization", &key_header);
+    let archive = request.send().await.unwrap().bytes().await.unwrap();
+    let key = world.new_key();
+    let send = |server: &crate::support::Server| {
+        let request = server.client.post(format!("{}/api/v1/checkpoints/import", server.url));
+        request.header("Authorization", &key_header).header("Idempotency-Key", &key).body(archive.clone()).send()
+    };
+    let (_, _, before) = host::listed(&world.server).await;
+    world.arm(point);
+    assert!(send(&world.server).await.is_err());
+    world.dies(point).await;
+    world.mends(point).await;
+    let (_, _, after) = host::listed(&world.server).await;
+    assert_eq!(after.len() - before.len(), usize::from(point == ImportRow));
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let answer: serde_json::Value = send(&world.server).await.unwrap().json().await.unwrap();
+        made.push(answer["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned());
+    }
+    assert_eq!(made[0], made[1]);
+    assert!(after.len() == before.len() || after.contains(&made[0]));
+    world.restores(target, &Saved { checkpoint: made[0].clone(), tree: world.first.tree.clone() }).await;
+    world.restores(target, &world.second).await;
+    world.remove_checkpoint(&made[0]).await;
 }
 
 async fn restore(world: &mut World, point: Point, target: &str, overwrite: bool) {

@@ -107,7 +107,7 @@ impl LocalRuntime {
     }
 
     /// Remembers where a template's root is.
-    fn known(&self, template: Template) -> Result<TemplateInfo, RuntimeError> {
+    pub(super) fn known(&self, template: Template) -> Result<TemplateInfo, RuntimeError> {
         let info = describe(&template)?;
         let known = Known { root: template.root, user: info.user.clone(), services: info.services.clone().into() };
         self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).insert(info.template.clone(), known);

@@ -10,6 +10,7 @@ mod description;
 mod execute;
 mod files;
 mod fork;
+mod portable;
 mod quantity;
 mod restore;
 mod sandbox;
@@ -77,6 +78,10 @@ fn both() -> OpenApiRouter<App> {
         .routes(routes!(templates::publish_checkpoint))
         .routes(routes!(checkpoints::evict_checkpoint))
         .routes(routes!(checkpoints::retry_checkpoint))
+        .routes(routes!(portable::export_checkpoint))
+        .routes(routes!(portable::import_checkpoint))
+        .routes(routes!(portable::verify_checkpoint))
+        .routes(routes!(portable::prove_file))
 }
 
 /// Served with version only: without it, these paths are other dialects'.

@@ -46,7 +46,11 @@ const BOTH: &[(&str, &str)] = &[
     ("POST", "/checkpoints/{id}/clone"),
     ("POST", "/checkpoints/{id}/evict"),
     ("POST", "/checkpoints/{id}/retry"),
+    ("GET", "/checkpoints/{id}/export"),
+    ("POST", "/checkpoints/{id}/verify"),
+    ("GET", "/checkpoints/{id}/proof"),
     ("POST", "/checkpoints/{id}/publish"),
+    ("POST", "/checkpoints/import"),
     ("POST", "/checkpoints/compare"),
 ];
 

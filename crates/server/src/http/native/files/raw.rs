@@ -115,8 +115,8 @@ pub(in super::super) async fn upload_file(
     Ok(json(StatusCode::OK, &EntryView::from(entry)))
 }
 
-/// A body as it comes; one that stops coming is an error, so that the file is not written.
-fn incoming(body: Body) -> ByteStream {
+/// A body as it comes; one that stops coming is an error, so that nothing is made of it.
+pub(in super::super) fn incoming(body: Body) -> ByteStream {
     let pieces = body.into_data_stream().map_err(io::Error::other);
     stream::unfold(Some(pieces), |pieces| async {
         let mut pieces = pieces?;
