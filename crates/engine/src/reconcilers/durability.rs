@@ -18,6 +18,7 @@ use forkpoint_domain::{
     scope::Scope,
     server::LEASE,
 };
+use tokio_util::sync::CancellationToken;
 use jiff::SignedDuration;
 use std::{
     collections::HashSet,

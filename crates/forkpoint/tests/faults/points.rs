@@ -287,6 +287,8 @@ async fn build(world: &mut World, point: Point) {
     world.remove_sandbox(&made).await;
     world.server.delete("/templates/built").await.ok();
     host::nothing_leaks(&world.server, SETTLED).await;
+}
+
 async fn import(world: &mut World, point: Point, target: &str) {
     let export = format!("{}/api/v1/checkpoints/{}/export?template=false", world.server.url, world.first.checkpoint);
     let key_header = format!("ApiKey {}", world.server.key);
