@@ -284,7 +284,7 @@ async fn a_server_that_is_killed_in_the_middle_of_a_build_leaves_its_finished_st
     let mut pieces = answer.bytes_stream();
     let mut seen = String::new();
     while !seen.contains("sleeping\\n") {
-        seen += &String::from_utf8(pieces.next().await.unwrap().unwrap().to_vec()).unwrap();
+        seen += std::str::from_utf8(&pieces.next().await.unwrap().unwrap()).unwrap();
     }
     assert_eq!(server.get("/sandboxes").await.ok()["sandboxes"].as_array().unwrap().len(), 1);
     server.kill();
@@ -307,7 +307,7 @@ async fn a_client_that_goes_away_ends_the_build_unless_it_is_to_keep_going() {
         let mut pieces = request.json(&body).send().await.unwrap().bytes_stream();
         let mut seen = String::new();
         while !seen.contains("begun\\n") {
-            seen += &String::from_utf8(pieces.next().await.unwrap().unwrap().to_vec()).unwrap();
+            seen += std::str::from_utf8(&pieces.next().await.unwrap().unwrap()).unwrap();
         }
     };
     begin(recipe(&run("echo begun; sleep 1000")), false).await;

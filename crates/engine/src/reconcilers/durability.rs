@@ -18,13 +18,13 @@ use forkpoint_domain::{
     scope::Scope,
     server::LEASE,
 };
-use tokio_util::sync::CancellationToken;
 use jiff::SignedDuration;
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// How long a checkpoint is left alone: many are deleted at once, and storing should not slow what follows a capture.
 const SETTLE: SignedDuration = SignedDuration::from_secs(2);

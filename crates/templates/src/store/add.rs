@@ -110,7 +110,7 @@ impl TemplateStore {
             tick(done, total)
         });
         unpacked.map_err(|error| explain_full(error, &task.directory))?;
-        task.complete(staging, publication.details.clone(), &publication.details.origin)
+        task.complete(staging, publication.details.clone(), &publication.details.origin, &publication.recipe)
     }
 
     /// Makes a template of what `fill` writes. Blocks.

@@ -208,6 +208,7 @@ impl Platform {
                 expires_at: retention_end(created_at, inner.settings.checkpoint_retention_days),
                 pinned: false,
                 step_key: None,
+                server: self.here(),
             };
             let data = json!({ "checkpointId": id, "name": checkpoint.name, "importedFrom": lineage.checkpoint });
             let mut changes = vec![
