@@ -1,4 +1,4 @@
-//! What the project checks of itself: `cargo xtask check | tidy | openapi`.
+//! What the project checks of itself: `cargo xtask check | tidy | openapi | torture`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod tidy;
@@ -13,7 +13,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   check     formatting, lints as errors, documentation, house rules (tests run by ./test)
   tidy      only the house rules
-  openapi   writes openapi/native.json anew";
+  openapi   writes openapi/native.json anew
+  torture   [--seed N] [--cycles M] [--first C]: kills, fills and corrupts a server's store, and checks every
+            checkpoint; as root";
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1).unwrap_or_default();
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         "check" => check(),
         "tidy" => tidy(),
         "openapi" => openapi(),
+        "torture" => torture(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -58,6 +61,20 @@ fn openapi() -> anyhow::Result<()> {
         &["test", "--package", "forkpoint-server", "--quiet", "--", "the_checked_in_description"],
         &[("UPDATE_OPENAPI", "1")],
     )
+}
+
+/// Builds the program, and what tortures it, and starts that with the rest of the command line.
+fn torture() -> anyhow::Result<()> {
+    cargo(&["build", "--workspace"], &[])?;
+    let built = std::env::current_exe().context("find this program")?;
+    let built = built.parent().context("find the programs")?;
+    let status = Command::new(built.join("forkpoint-torture"))
+        .arg("--program")
+        .arg(built.join("forkpoint"))
+        .args(std::env::args_os().skip(2))
+        .status()
+        .context("start forkpoint-torture")?;
+    if status.success() { Ok(()) } else { bail!("it ended with {status}") }
 }
 
 fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {

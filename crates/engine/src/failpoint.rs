@@ -124,6 +124,32 @@ points! {
     DeleteEnded = "delete.ended",
     /// The row of a checkpoint is deleted; its layer is there.
     CheckpointDeleteRow = "checkpoint_delete.row",
+    /// A writer has told the vault of itself, and has written nothing.
+    VaultLeased = "vault.leased",
+    /// A pack is in the vault, and no record needs it.
+    VaultPacked = "vault.packed",
+    /// The record of a checkpoint is in the vault; the row says that it is captured.
+    VaultRecorded = "vault.recorded",
+    /// The row says that the checkpoint is durable.
+    DurableRow = "durable.row",
+    /// All of it was read back; the row says that it is durable.
+    VerifiedRead = "verified.read",
+    /// The row says that it is verified.
+    VerifiedRow = "verified.row",
+    /// The record of a deleted checkpoint is removed from the vault.
+    ForgetRecord = "forget.record",
+    /// The layer of a verified checkpoint is removed from this machine.
+    EvictDropped = "evict.dropped",
+    /// A layer is read back from the vault, beside the place where it belongs.
+    ColdFetched = "cold.fetched",
+    /// It is where it belongs.
+    ColdPlaced = "cold.placed",
+    /// What is needed of packs that are to go is written into new ones.
+    VaultRewritten = "vault.rewritten",
+    /// A pack is marked to go.
+    VaultCondemned = "vault.condemned",
+    /// A pack that was marked is removed.
+    VaultSwept = "vault.swept",
     /// A layer was found to be needed by nothing.
     CollectChosen = "collect.chosen",
     /// That layer is removed.

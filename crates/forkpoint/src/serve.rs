@@ -63,9 +63,7 @@ impl Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let config = args.load()?;
     start_log(&config);
-    if let Some(point) = std::env::var_os("FORKPOINT_FAILPOINT") {
-        forkpoint_engine::failpoint::arm(&point.to_string_lossy(), die).context("FORKPOINT_FAILPOINT")?;
-    }
+    arm_failpoint()?;
     if !rustix::process::geteuid().is_root() {
         bail!("forkpoint serve must run as root: it makes namespaces, mounts and control groups");
     }
@@ -215,6 +213,14 @@ fn raise_descriptor_limit() {
     let now = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
         tracing::warn!(%error, "could not raise the limit of open files");
+    }
+}
+
+/// Lets this process die at the step that the environment names; see `engine/failpoint.rs`.
+pub(crate) fn arm_failpoint() -> anyhow::Result<()> {
+    match std::env::var_os("FORKPOINT_FAILPOINT") {
+        Some(point) => forkpoint_engine::failpoint::arm(&point.to_string_lossy(), die).context("FORKPOINT_FAILPOINT"),
+        None => Ok(()),
     }
 }
 

@@ -97,6 +97,7 @@ pub(crate) async fn open(data_dir: &Path) -> anyhow::Result<Vault> {
 
 /// Runs a vault command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    crate::serve::arm_failpoint()?;
     match args.command {
         Command::Check { read_data, place } => {
             let vault = place.open().await?;

@@ -4,6 +4,8 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/bench_vault.rs"]
+mod bench_vault;
 #[path = "cli/connection.rs"]
 mod connection;
 #[path = "cli/copy.rs"]

@@ -17,5 +17,7 @@ mod points;
 mod reboot;
 #[path = "faults/tree.rs"]
 mod tree;
+#[path = "faults/vault.rs"]
+mod vault;
 #[path = "faults/world.rs"]
 mod world;

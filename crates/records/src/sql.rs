@@ -73,10 +73,10 @@ texts! {
     SET_RETENTION = "UPDATE checkpoints SET expires_at = $2, pinned = $3 WHERE id = $1 AND deleted_at IS NULL";
     EXPIRE_CHECKPOINT = "UPDATE checkpoints SET deleted_at = $2, layer = NULL, env = NULL, metadata = '{}' \
         WHERE id = $1 AND deleted_at IS NULL AND expires_at <= $2 AND NOT pinned";
-    DELETED_CHECKPOINTS = "SELECT id, org_id FROM checkpoints WHERE deleted_at IS NOT NULL";
     DELETE_CHECKPOINT = "UPDATE checkpoints SET deleted_at = $2, layer = NULL, env = NULL, metadata = '{}' \
         WHERE id = $1 AND deleted_at IS NULL";
     PRUNE_CHECKPOINTS = "DELETE FROM checkpoints WHERE deleted_at < $1";
+    DELETED_CHECKPOINTS = "SELECT org_id, id FROM checkpoints WHERE deleted_at > $1";
     CHECKPOINT_ENV = "SELECT id, env FROM checkpoints WHERE id = $1 AND deleted_at IS NULL";
     CHECKPOINTS = "SELECT id, org_id, sandbox_id, parent_id, cloned_from, name, description, kind, status, failure, \
         durability, template_name, template_digest, layer, scope, has_env, metadata, file_count, size_bytes, \

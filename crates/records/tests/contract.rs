@@ -77,6 +77,7 @@ contract! {
         names_are_found_in_any_case_and_script_and_literally,
         exact_names_come_first_then_the_newest,
         layers_in_use_are_those_of_what_is_not_deleted,
+        deleted_checkpoints_are_remembered_until_they_are_pruned,
         a_number_no_column_holds_is_refused_and_changes_nothing,
     }
     log {

@@ -30,3 +30,15 @@ pub use store::add::Publication;
 pub use store::clean::Stale;
 pub use store::{Template, TemplateStore};
 pub use tree::write::{Attributes, TreeWriter};
+
+/// Entry points for what feeds the parsers with hostile bytes; no promise is made about them.
+#[doc(hidden)]
+pub mod parsers {
+    use crate::{Limits, import};
+    use std::path::Path;
+
+    /// Unpacks an archive, of whatever kind it seems to be, below an empty directory; says whether it was taken.
+    pub fn archive(file: &Path, below: &Path, limits: &Limits) -> bool {
+        import::take(file, None, below, limits, &mut |_, _| Ok(())).is_ok()
+    }
+}

@@ -37,7 +37,7 @@ struct Rows {
     keys: BTreeMap<ApiKeyId, ApiKey>,
     sandboxes: BTreeMap<SandboxId, (Sandbox, Sealed)>,
     checkpoints: BTreeMap<CheckpointId, (Checkpoint, Option<Sealed>)>,
-    deleted: Vec<(OrgId, CheckpointId)>,
+    deleted: Vec<(OrgId, CheckpointId, Timestamp)>,
     events: Vec<Event>,
     idempotency: BTreeMap<(OrgId, String), IdempotencyRecord>,
     servers: BTreeMap<ServerId, Server>,
@@ -61,9 +61,9 @@ impl MemoryRecords {
 }
 
 impl Rows {
-    fn bury(&mut self, id: CheckpointId) {
+    fn bury(&mut self, id: CheckpointId, at: Timestamp) {
         if let Some((checkpoint, _)) = self.checkpoints.remove(&id) {
-            self.deleted.push((checkpoint.org_id, id));
+            self.deleted.push((checkpoint.org_id, id, at));
         }
     }
 
@@ -133,14 +133,14 @@ impl Rows {
                 None => return conflict("checkpoint"),
             },
             Change::ExpireCheckpoint { id, at } => match self.checkpoints.get(&id) {
-                Some((row, _)) if row.retained_until().is_some_and(|end| end <= at) => self.bury(id),
+                Some((row, _)) if row.retained_until().is_some_and(|end| end <= at) => self.bury(id, at),
                 _ => return conflict("checkpoint"),
             },
-            Change::DeleteCheckpoint { id, .. } => {
+            Change::DeleteCheckpoint { id, at } => {
                 if !self.checkpoints.contains_key(&id) {
                     return conflict("checkpoint");
                 }
-                self.bury(id);
+                self.bury(id, at);
             }
             Change::InsertEvent(event) => self.events.push(event),
             Change::InsertIdempotency(record) => {
@@ -165,6 +165,7 @@ impl Rows {
             },
             Change::Prune { before } => {
                 self.leases.retain(|_, (_, until)| *until >= before);
+                self.deleted.retain(|(_, _, at)| *at >= before);
                 self.idempotency.retain(|_, record| record.at >= before);
                 self.events.retain(|event| event.at >= before);
             }
@@ -268,7 +269,7 @@ impl Records for MemoryRecords {
     }
 
     async fn deleted_checkpoints(&self) -> Outcome<Vec<(OrgId, CheckpointId)>> {
-        Ok(self.rows()?.deleted.clone())
+        Ok(self.rows()?.deleted.iter().map(|(org, id, _)| (*org, *id)).collect())
     }
 
     async fn layers_in_use(&self) -> Outcome<Vec<LayerId>> {

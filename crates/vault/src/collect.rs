@@ -8,6 +8,7 @@ use crate::{
     crypto::ChunkId,
     error::Result,
     fetch::Fetcher,
+    leases,
     object_keys::{self, ObjectKey, PackId, SnapshotRef},
     org::{Org, Refreshed},
     pack::{Stream, Stretch},
@@ -19,6 +20,7 @@ use crate::{
     walk,
 };
 use forkpoint_domain::ids::OrgId;
+use forkpoint_engine::failpoint::{Point, pass};
 use std::{
     collections::{BTreeSet, HashSet},
     sync::{Arc, PoisonError},
@@ -172,13 +174,18 @@ impl Collection<'_> {
             }
             let top: NodeRef = match self.vault.record(&self.org, name) {
                 Ok((_, top)) => top,
-                // It was deleted this moment.
-                Err(VaultError::NotFound(_)) => continue,
+                // It was deleted this moment, unless the store still lists it: then its answer is not to be trusted,
+                // and what looks unneeded without this record may be needed.
+                Err(VaultError::NotFound(_)) if !self.is_listed(name)? => continue,
                 Err(error) => return Err(error),
             };
             walk::mark(&fetcher, &top, &mut marks.live, &mut marks.seen)?;
         }
         Ok(())
+    }
+
+    fn is_listed(&self, name: SnapshotRef) -> Result<bool> {
+        Ok(self.vault.records(self.org.id)?.iter().any(|(listed, _)| *listed == name))
     }
 
     /// Packs that may go, and how many bytes of each are needed.
@@ -220,6 +227,7 @@ impl Collection<'_> {
             bundlers.flush()
         })?;
         session.check()?;
+        pass(Point::VaultRewritten);
         collected.packs_rewritten += partly.len() as u64;
         collected.bytes_rewritten += sent.bytes.into_inner();
         Ok(())
@@ -238,6 +246,7 @@ impl Collection<'_> {
         }
         let key = ObjectKey::Condemned(self.org.id, pack).to_string();
         self.vault.store.put(&key, bytes::Bytes::from_static(b"condemned"), Keep::Always)?;
+        pass(Point::VaultCondemned);
         Ok(true)
     }
 
@@ -276,6 +285,7 @@ impl Collection<'_> {
                 continue;
             }
             self.vault.store.delete(&ObjectKey::Pack(self.org.id, *pack).to_string())?;
+            pass(Point::VaultSwept);
             self.vault.store.delete(&key)?;
             self.org.drop_copy(self.vault, *pack);
             gone.insert(*pack);
@@ -288,6 +298,7 @@ impl Collection<'_> {
 
     /// When the writer at work for longest began; removes leases of writers that died.
     fn oldest_lease(&self) -> Result<Option<SystemTime>> {
+        leases::end_dead(self.vault, self.org.id)?;
         let mut leases: Vec<ObjectInfo> = Vec::new();
         self.vault.store.list(&object_keys::leases(self.org.id), &mut |info| leases.push(info))?;
         let mut oldest = None;

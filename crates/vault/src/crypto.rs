@@ -128,6 +128,11 @@ impl OrgKeys {
         Ok(clear)
     }
 
+    /// Seals a chunk's body as it is, whatever it says.
+    pub(crate) fn seal_body(&self, id: &ChunkId, body: &[u8]) -> Result<Vec<u8>> {
+        seal(&self.chunk_key(id), &id.0, body)
+    }
+
     pub(crate) fn seal_index(&self, context: &[u8], clear: &[u8]) -> Result<Vec<u8>> {
         seal(&self.indexes, context, clear)
     }

@@ -4,12 +4,14 @@ use crate::{
     VaultError,
     crypto::{MasterSeal, random},
     error::Result,
-    object_keys::FORMAT,
+    object_keys::{FORMAT, ORGS},
     store::{Store, StoreError},
 };
 
 const MAGIC: &[u8; 8] = b"FPVAULT1";
 const VERSION: u32 = 1;
+/// How often the object is looked for while somebody else seems to make it.
+const ROUNDS: usize = 5;
 const CHECK: &[u8] = b"forkpoint vault key check";
 
 /// Identity of a vault: 16 random bytes, which organisation keys are bound to.
@@ -17,11 +19,24 @@ pub(crate) type VaultId = [u8; 16];
 
 /// Reads the format object, or makes one in a store that has none. Refuses another master key.
 pub(crate) fn open_or_create(store: &dyn Store, name: &str, seal: &MasterSeal) -> Result<VaultId> {
-    loop {
+    for _ in 0..ROUNDS {
         match store.get(FORMAT, None) {
             Ok(bytes) => return read(&bytes, name, seal),
             Err(StoreError::Missing { .. }) => {}
             Err(error) => return Err(error.into()),
+        }
+        let mut is_empty = true;
+        store.list(ORGS, &mut |_| is_empty = false)?;
+        if !is_empty {
+            // Another server may have made it and more since our read.
+            match store.get(FORMAT, None) {
+                Ok(bytes) => return read(&bytes, name, seal),
+                // With a new identity nothing in it could be opened any more.
+                Err(StoreError::Missing { .. }) => {
+                    return Err(VaultError::corrupt(FORMAT, "it is missing from a store that holds checkpoints"));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         let mut id = [0; 16];
         random(&mut id)?;
@@ -34,6 +49,7 @@ pub(crate) fn open_or_create(store: &dyn Store, name: &str, seal: &MasterSeal) -
         }
         // Another server made it at the same moment: its object counts.
     }
+    Err(VaultError::corrupt(FORMAT, "the store says that it is there, and that it is not"))
 }
 
 fn read(bytes: &[u8], name: &str, seal: &MasterSeal) -> Result<VaultId> {

@@ -20,10 +20,13 @@ mod format;
 mod hash_tree;
 mod hints;
 mod index;
+mod leases;
 mod materialize;
 mod object_keys;
 mod org;
 mod pack;
+#[doc(hidden)]
+pub mod parsers;
 mod persist;
 mod port;
 mod prove;
@@ -64,28 +67,3 @@ pub use tree::RootHash;
 pub use usage::{Stats, Usage};
 pub use vault::{Vault, VaultOptions};
 pub use verify::Verified;
-
-/// Entry points for tests that feed parsers with hostile bytes; no promise is made about them.
-#[doc(hidden)]
-pub mod parsers {
-    /// Reads a stored directory; says whether it was accepted and wrote back as the same bytes.
-    pub fn directory(bytes: &[u8]) -> Option<bool> {
-        let node = crate::tree::codec::decode(bytes).ok()?;
-        Some(crate::tree::codec::encode(&node) == bytes)
-    }
-
-    /// Reads a pack's index in clear and a pack's footer.
-    pub fn pack(bytes: &[u8], size: u64) -> bool {
-        crate::pack::decode_index(bytes, size).is_ok() | crate::pack::read_footer("fuzz", bytes, size).is_ok()
-    }
-
-    /// Reads a hint file.
-    pub fn hints(bytes: &[u8]) -> bool {
-        crate::hints::Hints::decode(bytes).is_some()
-    }
-
-    /// Reads an object's key.
-    pub fn object_key(key: &str) -> bool {
-        crate::object_keys::ObjectKey::parse(key).is_some()
-    }
-}

@@ -17,6 +17,7 @@ use crate::{
     tree::{Body, Content, Entry, Leaf, LeafKind, Node, NodeRef, RootHash, codec, content::BLOCK, hash},
     vault::Inner,
 };
+use forkpoint_engine::failpoint::{Point, pass};
 use jiff::Timestamp;
 use std::{
     collections::{HashMap, HashSet},
@@ -112,6 +113,7 @@ impl Vault {
         job.progress.go_on()?;
         let bytes = record::seal(&session.org.keys, &stored, &top.pieces)?;
         vault.store.put(&ObjectKey::Record(name).to_string(), bytes.into(), Keep::Always)?;
+        pass(Point::VaultRecorded);
         if let Some(cache) = &vault.cache {
             remember(&scan, stored.root, job.captured_after).save(cache, name);
         }

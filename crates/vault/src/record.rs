@@ -87,12 +87,16 @@ pub(crate) fn seal(keys: &OrgKeys, stored: &Stored, pieces: &[Piece]) -> Result<
         stored_at: stored.stored_at,
     };
     let clear = serde_json::to_vec(&body).map_err(|_| VaultError::Broken("a record cannot be written as JSON"))?;
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(keys.seal_record(&context(stored.header.name()), &clear)?);
+    let bytes = seal_text(keys, stored.header.name(), &clear)?;
     if bytes.len() > MAX_RECORD {
         return Err(VaultError::Malformed { what: "a record", problem: format!("has over {MAX_RECORD} bytes") });
     }
     Ok(bytes)
+}
+
+/// The bytes of a record with this JSON.
+pub(crate) fn seal_text(keys: &OrgKeys, name: SnapshotRef, clear: &[u8]) -> Result<Vec<u8>> {
+    Ok([&MAGIC[..], &keys.seal_record(&context(name), clear)?].concat())
 }
 
 /// Reads a record, and where its root directory lies.

@@ -8,11 +8,13 @@
 use crate::{
     VaultError,
     error::Result,
+    leases::Note,
     object_keys::{Lease, ObjectKey, PackId},
     org::Org,
     store::Keep,
     vault::Inner,
 };
+use forkpoint_engine::failpoint::{Point, pass};
 use std::{
     collections::HashSet,
     sync::{
@@ -65,6 +67,8 @@ pub(crate) struct Session<'v> {
     pub(crate) vault: &'v Inner,
     pub(crate) org: Arc<Org>,
     lease: String,
+    /// Held as long as this process lives; `None` without a cache directory.
+    note: Option<Note>,
     renewed: Mutex<Instant>,
     held: Mutex<HashSet<PackId>>,
 }
@@ -73,9 +77,13 @@ impl<'v> Session<'v> {
     /// Announces a writer, then learns what it may rely on.
     pub(crate) fn begin(vault: &'v Inner, org: Arc<Org>) -> Result<Self> {
         let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let lease = ObjectKey::Lease(org.id, Lease { began_ms, nonce: rand::random() }).to_string();
-        let session = Self { vault, org, lease, renewed: Mutex::new(Instant::now()), held: Mutex::default() };
+        let lease = Lease { began_ms, nonce: rand::random() };
+        // Before the lease, so that none is left of which this machine does not know whose it was.
+        let note = vault.cache.as_ref().and_then(|cache| Note::write(cache, org.id, lease));
+        let lease = ObjectKey::Lease(org.id, lease).to_string();
+        let session = Self { vault, org, lease, note, renewed: Mutex::new(Instant::now()), held: Mutex::default() };
         session.put_lease()?;
+        pass(Point::VaultLeased);
         session.org.refresh(vault)?;
         Ok(session)
     }
@@ -112,8 +120,11 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         self.org.index().release(&self.held());
         if let Err(error) = self.vault.store.delete(&self.lease) {
-            // It is ignored once it is old enough.
+            // Whoever collects on this machine tries again, and others ignore it once it is old enough.
             tracing::warn!(object = %self.lease, %error, "lease was not removed");
+            if let Some(note) = &mut self.note {
+                note.outlives = true;
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     store::Keep,
     tree::Piece,
 };
+use forkpoint_engine::failpoint::{Point, pass};
 use std::{
     collections::HashSet,
     sync::{
@@ -199,6 +200,7 @@ impl Sink<'_, '_> {
         let (bytes, contents) = pack.finish(&session.org.keys, id)?;
         let size = bytes.len() as u64;
         session.vault.store.put(&key, bytes.into(), Keep::Always)?;
+        pass(Point::VaultPacked);
         let mut index = session.org.index();
         index.add(id, size, contents, false);
         index.hold(id, &mut session.held());

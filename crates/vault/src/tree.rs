@@ -4,6 +4,8 @@ pub(crate) mod codec;
 pub(crate) mod content;
 pub(crate) mod hash;
 pub(crate) mod merkle;
+#[cfg(test)]
+mod properties;
 
 use crate::crypto::ChunkId;
 use std::fmt;

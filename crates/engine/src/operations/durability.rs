@@ -3,6 +3,7 @@
 use super::require_ready;
 use crate::{
     Caller, Error, Platform, Result,
+    failpoint::{Point, pass},
     platform::new_uuid,
     ports::{
         records::{Change, CheckpointFilter},
@@ -141,6 +142,7 @@ impl Platform {
             return Ok(false);
         }
         self.inner.runtime.drop_layer(layer).await?;
+        pass(Point::EvictDropped);
         self.inner.durability.figures.evicted.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
@@ -184,8 +186,10 @@ impl Platform {
             let into = inner.runtime.layer_tree(beside).ok_or_else(no_directories)?;
             let stored = vault.materialize(checkpoint.org_id, checkpoint.id, &into).await;
             stored.map_err(|failure| unreadable(checkpoint, &failure))?;
+            pass(Point::ColdFetched);
             let whole = LayerPlan { template: checkpoint.template.clone(), base: Some(beside), graft: None };
             inner.runtime.make_layer(checkpoint.layer, &whole).await?;
+            pass(Point::ColdPlaced);
             Ok(())
         }
         .await;
@@ -206,8 +210,11 @@ impl Platform {
         let (org, id) = (checkpoint.org_id, checkpoint.id);
         let platform = self.clone();
         self.behind(async move {
-            if let Err(error) = vault.delete(org, id).await {
-                tracing::warn!(checkpoint.id = %id, %error, "could not remove a deleted checkpoint from the vault");
+            match vault.delete(org, id).await {
+                Ok(()) => pass(Point::ForgetRecord),
+                Err(error) => {
+                    tracing::warn!(checkpoint.id = %id, %error, "could not remove a deleted checkpoint from the vault");
+                }
             }
             platform.inner.durability.usage_changed(org);
         });

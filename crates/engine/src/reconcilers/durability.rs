@@ -5,6 +5,7 @@
 
 use crate::{
     Platform, Result,
+    failpoint::{Point, pass},
     platform::{claims::Claim, new_uuid},
     ports::{
         records::{Change, CheckpointFilter, RecordsError},
@@ -38,6 +39,9 @@ impl Platform {
     /// Stores and verifies checkpoints, one at a time, oldest first, for ever.
     pub(crate) async fn keep_persisting(&self) {
         let Some(vault) = self.inner.vault.clone() else { return };
+        if let Err(error) = self.forget_deleted(&vault).await {
+            tracing::warn!(%error, "could not look for deleted checkpoints in the vault");
+        }
         loop {
             let worked = self.persist_due(&vault).await;
             if !worked {
@@ -129,8 +133,10 @@ impl Platform {
         changes.extend(job.map(|job| self.end_of_job(job)));
         match self.inner.records.commit(changes).await {
             Ok(()) if durability == Durability::Verified => {
+                pass(Point::VerifiedRow);
                 tracing::info!(checkpoint.id = %id, "checkpoint is verified");
             }
+            Ok(()) if durability == Durability::Durable => pass(Point::DurableRow),
             Ok(()) => {}
             Err(RecordsError::Conflict(_)) => {
                 // It was deleted while it was being stored: what was stored after that is not to stay.
@@ -205,6 +211,7 @@ impl Platform {
 
     async fn verify(&self, vault: &Arc<dyn Vault>, checkpoint: &Checkpoint) -> Result<Checkpoint, VaultFailure> {
         vault.verify(checkpoint.org_id, checkpoint.id).await?;
+        pass(Point::VerifiedRead);
         let verified_at = Some(self.inner.clock.now());
         Ok(Checkpoint { durability: Durability::Verified, verified_at, ..checkpoint.clone() })
     }
@@ -261,6 +268,7 @@ impl Platform {
         let stored: HashSet<_> = vault.stored().await?.into_iter().collect();
         for (org, id) in deleted.into_iter().filter(|name| stored.contains(name)) {
             vault.delete(org, id).await?;
+            pass(Point::ForgetRecord);
             tracing::info!(checkpoint.id = %id, "removed a deleted checkpoint from the vault");
         }
         Ok(())

@@ -8,6 +8,7 @@ mod row;
 mod rows;
 mod spawn;
 mod stats;
+mod vault;
 mod world;
 
 pub(crate) use floor::{FloorArgs, floor_main};
@@ -30,7 +31,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What to measure, and where to write it.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<PartOf>,
     #[command(flatten)]
     connection: Connection,
     /// Start a server for this alone, and remove it afterwards
@@ -77,6 +81,13 @@ pub(crate) struct Args {
     strict: bool,
 }
 
+/// What is measured by itself.
+#[derive(Debug, clap::Subcommand)]
+enum PartOf {
+    /// Measure how checkpoints go into the vault and come back, beside restic
+    Vault(vault::Args),
+}
+
 impl Args {
     /// The rows to measure, in their order; the floor is always among them.
     fn chosen(&self) -> Vec<Name> {
@@ -90,6 +101,9 @@ impl Args {
 
 /// Measures, cleans up in every case, and reports what was measured.
 pub(crate) async fn run(args: Args, early: Connection) -> Result<u8, Failure> {
+    if let Some(PartOf::Vault(args)) = args.part {
+        return vault::run(args, Output::new(false), &mut Stop::listen()?).await;
+    }
     // A file that cannot be written must show now, not after the measurements.
     for path in [&args.json, &args.markdown].into_iter().flatten() {
         std::fs::write(path, "").map_err(Failure::io(format!("write {}", path.display())))?;

@@ -125,12 +125,9 @@ const CHANGING: &[(Operation, &[Point])] = &[
     (NoteDeath, &[LostRecorded, EndForgotten, EndGroup]),
 ];
 
-#[test]
-fn every_point_has_its_turn() {
-    let covered: BTreeSet<&str> =
-        MAKING.iter().chain(CHANGING).flat_map(|(_, points)| points.iter().map(|point| point.name())).collect();
-    let all: BTreeSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
-    assert_eq!(all.difference(&covered).collect::<Vec<_>>(), Vec::<&&str>::new());
+/// Points that have their turn here; those of the vault have it in `vault.rs`.
+pub(crate) fn every_other_point() -> BTreeSet<&'static str> {
+    MAKING.iter().chain(CHANGING).flat_map(|(_, points)| points.iter().map(|point| point.name())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

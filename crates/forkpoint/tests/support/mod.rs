@@ -138,7 +138,7 @@ impl Server {
             // Away from the test's own process group: a Ctrl-C goes to the test, which then purges.
             .process_group(0);
         for (name, value) in &self.settings {
-            command.env(format!("FORKPOINT_{}", name.to_uppercase()), value);
+            command.env(variable(name), value);
         }
         self.child = Some(command.spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(300);
@@ -348,6 +348,11 @@ impl Server {
 /// How layers are kept in this run: `btrfs`, `reflink` (with `scripts/with-xfs`) or `copy`; `None`: as servers choose.
 pub fn layers() -> Option<String> {
     std::env::var("FORKPOINT_TEST_LAYERS").ok()
+}
+
+/// The variable of a setting; those of an object store's client have names of their own.
+fn variable(setting: &str) -> String {
+    if setting.starts_with("AWS_") { setting.to_owned() } else { format!("FORKPOINT_{}", setting.to_uppercase()) }
 }
 
 /// With `scripts/with-postgres`, the URL of a schema of a server's own there; else SQLite is used.

@@ -130,11 +130,6 @@ pub(crate) fn expire(id: CheckpointId, at: Timestamp) -> Statement {
         .unless_missing("the checkpoint is gone or kept for longer")
 }
 
-/// Whose and which the tombstones are.
-pub(crate) fn deleted() -> Statement {
-    Statement::new(sql::DELETED_CHECKPOINTS, Vec::new())
-}
-
 /// Makes a checkpoint a tombstone.
 pub(crate) fn delete(id: CheckpointId, at: Timestamp) -> Statement {
     Statement::new(sql::DELETE_CHECKPOINT, vec![id.uuid().into(), at.into()]).unless_missing("the checkpoint is gone")
@@ -231,6 +226,11 @@ pub(crate) fn list(filter: &CheckpointFilter) -> Option<Statement> {
     }
     query.raw(if *oldest_first { "created_at, id" } else { "created_at DESC, id DESC" });
     Some(query.limited(*limit))
+}
+
+/// Every tombstone.
+pub(crate) fn deleted() -> Statement {
+    Statement::new(sql::DELETED_CHECKPOINTS, vec![Timestamp::MIN.into()])
 }
 
 /// Every layer that a sandbox or a checkpoint names.

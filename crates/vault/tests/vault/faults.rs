@@ -117,6 +117,27 @@ fn a_persist_that_is_stopped_leaves_nothing_that_counts() {
     assert_eq!(bench.vault.stats(None).unwrap().packs, 0);
 }
 
+#[test]
+fn a_record_that_the_store_denies_having_is_not_collected_away() {
+    let bench = Bench::new(9);
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(one.path().join("f"), noise(1, 200_000)).unwrap();
+    fs::write(two.path().join("f"), noise(2, 200_000)).unwrap();
+    bench.vault.persist(&job(one.path(), snapshot(1, 1))).unwrap();
+    bench.vault.persist(&job(two.path(), snapshot(1, 2))).unwrap();
+    bench.store.set(Faults { deny_records: true, ..Faults::default() });
+    let collected = bench.vault.collect(&CollectOptions::default()).unwrap();
+    assert_eq!(
+        (collected.packs_condemned, collected.packs_removed, collected.skipped.len()),
+        (0, 0, 1),
+        "{collected:?}"
+    );
+    bench.store.set(Faults::default());
+    for n in 1..=2 {
+        bench.vault.verify(snapshot(1, n), None, &Progress::default()).unwrap();
+    }
+}
+
 /// Edits a tree at random.
 fn edit(tree: &Path, rng: &mut StdRng) {
     for _ in 0..rng.random_range(1..6) {

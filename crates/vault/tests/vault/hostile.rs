@@ -13,7 +13,9 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), size: u64) {
         // What is accepted has exactly one form.
         prop_assert_ne!(parsers::directory(&bytes), Some(false));
-        parsers::pack(&bytes, size);
+        parsers::index(&bytes, size);
+        parsers::pack(&bytes);
+        parsers::record(&bytes);
         parsers::hints(&bytes);
         parsers::object_key(&String::from_utf8_lossy(&bytes));
         let _ = InclusionProof::from_bytes(&bytes);
@@ -48,7 +50,7 @@ fn huge_counts_are_refused_before_anything_is_allocated() {
         bytes.push(rest as u8);
         bytes.extend([0; 64]);
         assert_eq!(parsers::directory(&bytes), None);
-        assert!(!parsers::pack(&bytes[6..], 8));
+        assert!(!parsers::index(&bytes[6..], 8));
     }
 }
 

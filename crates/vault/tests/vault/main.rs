@@ -5,6 +5,7 @@
 mod browse;
 mod check;
 mod collect;
+mod collecting;
 mod crash;
 mod faults;
 mod hostile;
@@ -14,4 +15,5 @@ mod proofs;
 mod repair;
 mod roundtrip;
 mod s3;
+mod suite;
 mod support;

@@ -303,6 +303,8 @@ pub struct Faults {
     pub full: bool,
     /// Every call fails.
     pub down: bool,
+    /// Records are listed, and denied when they are asked for.
+    pub deny_records: bool,
 }
 
 /// A store with faults, by a seed.
@@ -378,6 +380,9 @@ impl Store for Faulty {
 
     fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
         let faults = self.before(key)?;
+        if faults.deny_records && key.contains("/checkpoints/") {
+            return Err(StoreError::Missing { key: key.into() });
+        }
         let mut bytes = self.inner.get(key, range)?.to_vec();
         if self.hit(faults.truncate) && !bytes.is_empty() {
             let length = self.rng.lock().unwrap().random_range(0..bytes.len());

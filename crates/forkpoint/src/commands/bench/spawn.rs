@@ -36,6 +36,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one below `parent`, waits until it is ready, and registers; gives a client with a key.
     pub(crate) async fn start(parent: &Path) -> Result<(Self, Client), Failure> {
+        Self::start_with(parent, &[]).await
+    }
+
+    /// The same with variables of its own.
+    pub(crate) async fn start_with(parent: &Path, variables: &[(&str, String)]) -> Result<(Self, Client), Failure> {
         let program = std::env::current_exe().map_err(Failure::io("find this program"))?;
         let dir = tempfile::Builder::new()
             .prefix("forkpoint-bench-")
@@ -55,6 +60,7 @@ impl Server {
         for name in CLIENT_ONLY {
             command.env_remove(name);
         }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().map_err(Failure::io("start the server"))?;
         let mut server = Self { child, dir, program };
         match server.ready(port).await {
@@ -67,6 +73,11 @@ impl Server {
                 Err(Failure::Other(format!("{failure}; its log ends: {log}")))
             }
         }
+    }
+
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Where it keeps its data.

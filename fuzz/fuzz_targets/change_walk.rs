@@ -1,0 +1,4 @@
+//! Fuzzes `change_walk`; see `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| forkpoint_fuzzing::change_walk(bytes));

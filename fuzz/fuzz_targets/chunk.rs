@@ -1,0 +1,4 @@
+//! Fuzzes `chunk`; see `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| forkpoint_fuzzing::chunk(bytes));

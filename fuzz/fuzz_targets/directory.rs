@@ -1,0 +1,4 @@
+//! Fuzzes `directory`; see `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| forkpoint_fuzzing::directory(bytes));

@@ -1,0 +1,4 @@
+//! Fuzzes `hints`; see `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| forkpoint_fuzzing::hints(bytes));

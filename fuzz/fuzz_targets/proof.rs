@@ -1,0 +1,4 @@
+//! Fuzzes `proof`; see `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| forkpoint_fuzzing::proof(bytes));

@@ -1,0 +1,4 @@
+//! Fuzzes `record`; see `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| forkpoint_fuzzing::record(bytes));
