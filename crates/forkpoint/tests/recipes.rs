@@ -410,7 +410,7 @@ async fn a_recipe_starts_from_a_directory_of_the_operators_a_template_or_a_check
     server
         .post(
             &format!("/sandbox/{newer}/files"),
-            json!({ "files": [{ "path": "/workspace/mine", "content": "mine\n" }] }),
+            json!({ "files": [{ "path": "/workspace/mine", "content": "bWluZQo=" }] }),
         )
         .await
         .ok();
