@@ -55,6 +55,7 @@ fn no_parser_fails_on_its_corpus_or_on_changes_of_it() {
         .unwrap_or_else(|| std::process::id().into());
     eprintln!("FORKPOINT_TEST_SEED={seed}");
     for (name, target) in TARGETS {
+        eprintln!("{name}");
         let corpus = corpus(name);
         assert!(!corpus.is_empty(), "{name} has no corpus");
         corpus.iter().for_each(|input| target(input));

@@ -15,6 +15,7 @@ pub(crate) mod native;
 mod observe;
 mod patience;
 mod time;
+mod unread;
 
 use crate::{metrics::Metrics, options::ServerOptions};
 use axum::{Router, middleware};
@@ -67,5 +68,6 @@ pub fn router(platform: Platform, options: ServerOptions) -> Router {
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), observe::observe))
+        .layer(middleware::from_fn(unread::take_up))
         .with_state(app)
 }

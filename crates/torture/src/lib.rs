@@ -13,7 +13,6 @@ mod tree;
 mod world;
 
 use anyhow::{Context, ensure};
-use forkpoint_engine::failpoint::Point;
 use program::Program;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use rustix::process::{Signal, kill_process};
@@ -73,12 +72,11 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unreached: Vec<_> =
-            Point::ALL.iter().map(|point| point.name()).filter(|name| !self.points.contains_key(name)).collect();
+        let unreached: Vec<_> = points::all().filter(|name| !self.points.contains_key(name)).collect();
         writeln!(f, "cycles                         {}", self.cycles)?;
         writeln!(f, "operations                     {}", self.operations)?;
         writeln!(f, "deaths                         {}", self.deaths)?;
-        writeln!(f, "named points that were deadly  {} of {}", self.points.len(), Point::ALL.len())?;
+        writeln!(f, "named points that were deadly  {} of {}", self.points.len(), points::all().count())?;
         writeln!(f, "times the store failed         {} ({} requests)", self.ailing, self.faults_met)?;
         writeln!(f, "refused meanwhile              {}", self.refused)?;
         writeln!(f, "objects that rotted            {}, all noticed", self.rotten)?;
@@ -131,7 +129,7 @@ fn plan(seed: u64, cycle: u32) -> (Plan, StdRng) {
     let plan = match cycle % 4 {
         0 | 2 => {
             let at = (cycle / 2) as usize;
-            let mut points: Vec<&'static str> = Point::ALL.iter().map(|point| point.name()).collect();
+            let mut points: Vec<&'static str> = points::all().collect();
             let round = at / points.len();
             points.shuffle(&mut StdRng::seed_from_u64(seed.wrapping_add(round as u64)));
             Plan::At(points[at % points.len()])
@@ -301,7 +299,7 @@ pub fn points_without_turn(seed: u64, cycles: u32) -> BTreeSet<&'static str> {
             _ => None,
         })
         .collect();
-    Point::ALL.iter().map(|point| point.name()).filter(|name| !turns.contains(name)).collect()
+    points::all().filter(|name| !turns.contains(name)).collect()
 }
 
 #[cfg(test)]
@@ -310,7 +308,7 @@ mod tests {
 
     #[test]
     fn every_point_has_its_turn_before_one_has_its_second() {
-        assert_eq!(points_without_turn(5, 2 * Point::ALL.len() as u32), BTreeSet::new());
-        assert_eq!(points_without_turn(5, Point::ALL.len() as u32).len(), Point::ALL.len() / 2);
+        assert_eq!(points_without_turn(5, 2 * points::all().count() as u32), BTreeSet::new());
+        assert_eq!(points_without_turn(5, points::all().count() as u32).len(), points::all().count() / 2);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::world::{Op, World};
 use anyhow::{Context, ensure};
+use forkpoint_engine::failpoint::Point;
 use rand::{Rng, rngs::StdRng};
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
@@ -42,6 +43,16 @@ enum Way {
     AfterDeath,
     /// By `forkpoint vault gc`.
     Collecting,
+}
+
+/// Points of archives and recipes, whose operations are not among those done here: `forkpoint/tests/faults/points.rs`
+/// kills the server at each of them.
+const ELSEWHERE: [&str; 2] = ["import.", "build."];
+
+/// The points that have their turn here.
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
+    let names = Point::ALL.iter().map(|point| point.name());
+    names.filter(|name| !ELSEWHERE.iter().any(|subject| name.starts_with(subject)))
 }
 
 /// `None`: this harness knows no way, which is a mistake of its own.
@@ -301,11 +312,10 @@ pub(crate) fn is_refused(answer: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use forkpoint_engine::failpoint::Point;
 
     #[test]
     fn every_point_has_a_way() {
-        let without: Vec<_> = Point::ALL.iter().filter(|point| way(point.name()).is_none()).collect();
+        let without: Vec<_> = all().filter(|point| way(point).is_none()).collect();
         assert!(without.is_empty(), "{without:?}");
     }
 }

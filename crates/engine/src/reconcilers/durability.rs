@@ -92,15 +92,22 @@ impl Platform {
 
     /// Brings one checkpoint a step further; `false` if that is somebody else's by now.
     async fn persist_one(&self, vault: &Arc<dyn Vault>, checkpoint: Checkpoint) -> bool {
+        let (id, layer) = (checkpoint.id, checkpoint.layer);
         // What only this server can do needs no claim.
-        if !self.inner.records.is_shared() || vault.shared().is_none() || checkpoint.durability == Durability::Captured
-        {
+        let alone = !self.inner.records.is_shared() || vault.shared().is_none();
+        let done = if alone || checkpoint.durability == Durability::Captured {
             self.step(vault, checkpoint, None).await;
-            return true;
+            true
+        } else {
+            let job = format!("verify {id}");
+            let done = self.leased(&job, self.step(vault, checkpoint, Some(&job))).await;
+            done.is_ok_and(|done| done.is_some())
+        };
+        // Whoever deleted it meanwhile found its layer in use here, and left it.
+        if let Ok(None) = self.inner.records.checkpoint(id).await {
+            self.drop_unused_layers(vec![layer]).await;
         }
-        let job = format!("verify {}", checkpoint.id);
-        let done = self.leased(&job, self.step(vault, checkpoint, Some(&job))).await;
-        done.is_ok_and(|done| done.is_some())
+        done
     }
 
     /// `job` is what is claimed for this: its result is recorded only if it is claimed still.

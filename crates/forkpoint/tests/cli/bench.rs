@@ -197,7 +197,7 @@ async fn peers_are_measured_where_they_are_installed_and_removed_afterwards() {
         assert_eq!(row(name)["summary"]["runs"], 2, "{name}");
     }
     assert_eq!(row("podman-create")["targets"][0]["at_most"], false);
-    assert_eq!(row("podman-fork")["note"], "without a network, which does not work here");
+    assert_eq!(row("podman-fork")["note"], "works here only with --network=none");
     let log = fs::read_to_string(log).unwrap();
     let count = |start: &str| log.lines().filter(|line| line.starts_with(start)).count();
     assert_eq!(count("podman run -d"), 1, "{log}");

@@ -53,7 +53,10 @@ async fn standard_tools_see_in_an_exported_checkpoint_what_the_sandbox_saw() {
 
     let bundle = folder.path().join("bundle");
     run("umoci", &["unpack", "--image", &format!("{}:{id}", layout.display()), bundle.to_str().unwrap()]);
-    equal(&sorted(listed(&bundle.join("rootfs"))), &expected);
+    // Layers have no way to say an attribute with this name that others understand.
+    let nameable = |line: &String| line.replace("user.a=b=657175616c7320696e20697473206e616d65,", "");
+    assert!(expected.iter().any(|line| nameable(line) != *line));
+    equal(&sorted(listed(&bundle.join("rootfs"))), &sorted(expected.iter().map(nameable).collect()));
 
     // The same again gives the same bytes, also when the layer was away meanwhile; a directory is never overwritten.
     assert!(fails(&server, &["checkpoint", "export", &id, layout.to_str().unwrap()]).contains("is there already"));

@@ -175,3 +175,22 @@ async fn requests_that_do_not_end_are_cut_after_the_grace() {
     running.stop.send(()).unwrap();
     timeout(SOON, running.task).await.expect("ended in time").unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn who_is_refused_while_still_sending_sees_why_and_may_go_on() {
+    let running = running(ConnectionOptions::default()).await;
+    let mut stream = running.connect().await;
+    let body = vec![b'x'; 8 << 20];
+    let head = format!(
+        "POST /api/v1/checkpoints/import HTTP/1.1\r\nhost: x\r\nx-api-key: sk-sandbox-no\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    timeout(SOON, stream.write_all(&body)).await.unwrap().unwrap();
+    read_until(&mut stream, "401 Unauthorized").await;
+    stream.write_all(running.post("/api/v1/sandbox", "{}").as_bytes()).await.unwrap();
+    read_until(&mut stream, "201 Created").await;
+    drop(running.stop);
+    drop(stream);
+    running.task.await.unwrap().unwrap();
+}

@@ -228,8 +228,9 @@ fn ways_to_run() -> Vec<Vec<String>> {
     };
     let limits = vec![limit("nofile", Resource::Nofile), limit("nproc", Resource::Nproc)];
     let runc = [vec!["--runtime=runc".to_owned()], limits.clone()].concat();
-    let offline = [runc.clone(), vec!["--network=none".to_owned()]].concat();
-    vec![vec![], limits, runc, offline]
+    let ways = vec![vec![], limits, runc];
+    let offline = ways.iter().map(|way| strings(way, &["--network=none"]));
+    ways.iter().cloned().chain(offline).collect()
 }
 
 /// Whether a program is on the path.
