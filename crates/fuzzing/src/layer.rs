@@ -6,6 +6,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, XattrFlags};
 use std::{
     ffi::OsStr,
     fs,
+    io::Write as _,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -61,9 +62,9 @@ fn build(top: &Path, tops: &[PathBuf; 2], step: &[u8]) -> rustix::io::Result<()>
     match (step[0] >> 1) % 10 {
         0 | 1 => rustix::fs::mkdir(&path, Mode::from_raw_mode(0o700 | u32::from(step[3]))),
         2 => {
-            // An open failed for want of its directory is as good as any other step that cannot be made.
-            let _ = fs::write(&path, &step[..with % 5]);
-            Ok(())
+            // Only a new file: opening a FIFO that is there would wait for ever.
+            let file = fs::File::options().write(true).create_new(true).open(&path);
+            file.and_then(|mut file| file.write_all(&step[..with % 5])).map_err(|_| rustix::io::Errno::IO)
         }
         3 => rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::RUSR, 0),
         4 => rustix::fs::symlink(["a", "..", "/", "../../layer", ""][with % 5], &path),

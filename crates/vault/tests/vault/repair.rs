@@ -33,7 +33,8 @@ fn every_damaged_object_ends_aside_and_all_that_is_broken_can_be_stored_anew() {
     let count = objects(make().folder.path(), "orgs").len();
     for index in 0..count {
         let home = make();
-        let object = objects(home.folder.path(), "orgs").swap_remove(index);
+        // How chunks fall into packs differs from run to run.
+        let Some(object) = objects(home.folder.path(), "orgs").into_iter().nth(index) else { continue };
         let key = key_of(home.folder.path(), &object);
         if key.ends_with("/key") {
             continue;

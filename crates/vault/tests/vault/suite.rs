@@ -114,7 +114,8 @@ fn deleting_gives_back(stage: &Stage) {
     let collector = stage.server("two");
     collector.collect(&CollectOptions::default()).unwrap();
     let after = server.stats(None).unwrap().bytes;
-    assert!(before - after > 1_900_000, "{before} {after}");
+    // Packs of which most is needed stay whole.
+    assert!(before - after > 1_500_000, "{before} {after}");
     assert_eq!(stage.restored(&server, 2), described(two.path()));
     server.delete(snapshot(1, 2)).unwrap();
     collector.collect(&CollectOptions::default()).unwrap();
