@@ -304,7 +304,7 @@ impl Server {
         let mut command = Command::new(PROGRAM);
         command.args(args).arg("--data-dir").arg(self.data_dir());
         for (name, value) in &self.settings {
-            command.env(format!("FORKPOINT_{}", name.to_uppercase()), value);
+            command.env(variable(name), value);
         }
         command.output().unwrap()
     }
