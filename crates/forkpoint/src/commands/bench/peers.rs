@@ -228,7 +228,7 @@ fn ways_to_run() -> Vec<Vec<String>> {
     };
     let limits = vec![limit("nofile", Resource::Nofile), limit("nproc", Resource::Nproc)];
     let runc = [vec!["--runtime=runc".to_owned()], limits.clone()].concat();
-    let ways = vec![vec![], limits, runc];
+    let ways = [vec![], limits, runc];
     let offline = ways.iter().map(|way| strings(way, &["--network=none"]));
     ways.iter().cloned().chain(offline).collect()
 }
