@@ -270,7 +270,14 @@ impl Runtime for LocalRuntime {
 
     async fn layers(&self) -> Result<Vec<LayerId>, RuntimeError> {
         let inner = self.inner.clone();
-        let found = blocking(move || inner.layers.list().map_err(trees::failed("list layers"))).await?;
+        let found = blocking(move || {
+            // Not in the way of collecting what is whole.
+            if let Err(error) = inner.layers.tidy() {
+                tracing::warn!(%error, "what failed operations left stays until later");
+            }
+            inner.layers.list().map_err(trees::failed("list layers"))
+        })
+        .await?;
         Ok(self.inner.spares.without(found.into_iter().map(LayerId::from_uuid).collect()))
     }
 

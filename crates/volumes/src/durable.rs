@@ -1,8 +1,11 @@
 //! Making one layer's state survive a power cut without waiting for all the others' data.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
@@ -18,9 +21,41 @@ pub(crate) const SUBVOLUME_INODE: u64 = 256;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// A temporary name that nothing else of this process uses.
-pub(crate) fn temporary(purpose: &str) -> String {
-    format!("{TEMPORARY}{purpose}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+/// Temporary names that this process works under.
+static IN_USE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn in_use() -> MutexGuard<'static, BTreeSet<String>> {
+    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A temporary name that nothing else of this process uses, in use until dropped.
+#[derive(Debug)]
+pub(crate) struct Temporary(String);
+
+impl Deref for Temporary {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        in_use().remove(&self.0);
+    }
+}
+
+/// Makes a temporary name.
+pub(crate) fn temporary(purpose: &str) -> Temporary {
+    let name = format!("{TEMPORARY}{purpose}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    in_use().insert(name.clone());
+    Temporary(name)
+}
+
+/// Whether a name is that of something that was left half-made or half-removed: temporary, and of no work under way.
+pub(crate) fn is_left_behind(name: &str) -> bool {
+    name.starts_with(TEMPORARY) && !in_use().contains(name)
 }
 
 /// Puts everything written to the layer so far on stable storage.
@@ -46,6 +81,6 @@ pub(crate) fn make_durable(layer: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         // Cleared away as a leftover by somebody who opened the store meanwhile.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e).at("remove", &parent.join(name)),
+        Err(e) => Err(e).at("remove", &parent.join(&*name)),
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, Mode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::durable::TEMPORARY;
+use crate::durable;
 use crate::error::{At, Error, Result};
 use crate::measure::{MeasureLimits, measure};
 use crate::region::Everything;
@@ -252,9 +252,15 @@ impl LayerStore {
         }
     }
 
+    /// Removes what operations left half-made or half-removed that could not finish or undo it, for want of descriptors
+    /// or room. Call it now and then.
+    pub fn tidy(&self) -> Result<()> {
+        Self::clear_leftovers(&self.layers)
+    }
+
     fn clear_leftovers(layers: &Path) -> Result<()> {
         for name in entries(layers)? {
-            if name.starts_with(TEMPORARY) {
+            if durable::is_left_behind(&name) {
                 tracing::info!(name, "remove what an interrupted operation left");
                 btrfs::remove(layers, &name)?;
             }

@@ -218,8 +218,10 @@ async fn fail_to_create(world: &mut World, point: Point) {
     let before = names();
     let checkpoint = world.server.checkpoint(&world.source, json!({ "name": "damaged" })).await;
     let layer = names().difference(&before).next().unwrap().clone();
-    // Without it there is no overlay, so that starting fails when everything but that is made.
-    fs::remove_dir_all(layer.join("work")).unwrap();
+    // Without it there is no overlay, so that starting fails when everything but that is made. Copies get a new one:
+    // there it is the layer that cannot be made.
+    let part = if world.server.for_layers().1 > 0 { "work" } else { "upper" };
+    fs::remove_dir_all(layer.join(part)).unwrap();
     let body = json!({ "checkpoint_id": checkpoint });
     let key = world.new_key();
     world.breaks(point, Method::POST, "/sandbox/create", &body, &key).await;

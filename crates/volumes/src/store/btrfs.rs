@@ -33,7 +33,7 @@ impl Btrfs {
         let has_quotas = own && ioctl::enable_simple_quotas(&*dir).at("switch on quotas in", &layers)?;
         if let Opened::Nothing = dir.child(EMPTY.as_bytes()).at("open directory", &layers.join(EMPTY))? {
             let name = durable::temporary("empty");
-            let path = layers.join(&name);
+            let path = layers.join(&*name);
             ioctl::subvolume_create(&*dir, &name).at("create the subvolume", &path)?;
             super::furnish(&path)?;
             rustix::fs::renameat(&*dir, &*name, &*dir, EMPTY).at("rename", &path)?;

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use uuid::Uuid;
 
 use super::DriverKind;
+use crate::durable::Temporary;
 use crate::error::Result;
 
 /// A snapshot that is taken and not yet a layer. Left behind, it is removed when the store is next opened.
@@ -14,7 +15,7 @@ pub struct Pending {
     /// The layer it becomes.
     pub(crate) to: Uuid,
     /// What it is called until then; `None`: it is a layer already.
-    pub(crate) temporary: Option<String>,
+    pub(crate) temporary: Option<Temporary>,
 }
 
 /// One way to keep layers in a directory.

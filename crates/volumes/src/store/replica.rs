@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::DriverKind;
 use super::driver::{Driver, Pending};
-use crate::durable;
+use crate::durable::{self, Temporary};
 use crate::error::{At, Error, Result};
 use crate::files::copy::{self, Copier};
 use crate::files::remove::remove_tree;
@@ -66,7 +66,7 @@ impl Replica {
     }
 
     /// Makes what is to become layer `id`, under a temporary name, which it gives.
-    fn make(&self, id: Uuid, from: Option<&Rc<Dir>>) -> Result<String> {
+    fn make(&self, id: Uuid, from: Option<&Rc<Dir>>) -> Result<Temporary> {
         if self.layers.join(id.to_string()).symlink_metadata().is_ok() {
             return Err(Error::LayerExists(id));
         }
@@ -92,7 +92,7 @@ impl Driver for Replica {
 
     fn create(&self, id: Uuid) -> Result<()> {
         let name = self.make(id, None)?;
-        let published = sync_empty(&self.layers.join(&name)).and_then(|()| self.publish(&name, id));
+        let published = sync_empty(&self.layers.join(&*name)).and_then(|()| self.publish(&name, id));
         self.or_remove(&name, published)
     }
 
