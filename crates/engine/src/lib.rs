@@ -9,4 +9,4 @@ pub mod rebuild;
 pub mod reconcilers;
 
 pub use error::{Error, Result};
-pub use platform::{BuildCache, Caller, Capacity, Platform, Settings};
+pub use platform::{BuildCache, Caller, Capacity, Pace, Platform, Settings};

@@ -9,6 +9,7 @@ pub(crate) mod keys;
 pub(crate) mod live;
 pub(crate) mod servers;
 pub(crate) mod templates;
+pub(crate) mod transfers;
 
 use crate::{
     Error, Result,
@@ -16,6 +17,7 @@ use crate::{
 };
 pub use budget::Capacity;
 pub use builds::BuildCache;
+pub use transfers::Pace;
 
 use budget::{Admission, Budget};
 use builds::Builds;
@@ -33,6 +35,7 @@ use hot::HotLayers;
 use keys::KeyCache;
 use live::LiveSandboxes;
 use std::{future::Future, sync::Arc, time::Duration};
+use transfers::Transfers;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -123,8 +126,7 @@ pub(crate) struct Inner {
     pub(crate) vault: Option<Arc<dyn Vault>>,
     pub(crate) durability: Durabilities,
     pub(crate) hot: HotLayers,
-    /// Places for archives that come and go, and for checkpoints that are read through.
-    pub(crate) transfers: Arc<tokio::sync::Semaphore>,
+    pub(crate) transfers: Transfers,
     tasks: TaskTracker,
 }
 
@@ -153,7 +155,7 @@ impl Platform {
                 vault: None,
                 durability: Durabilities::default(),
                 hot: HotLayers::default(),
-                transfers: Arc::new(tokio::sync::Semaphore::new(crate::operations::portable::TRANSFERS)),
+                transfers: Transfers::default(),
                 tasks: TaskTracker::new(),
             }),
         }

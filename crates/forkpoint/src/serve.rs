@@ -141,6 +141,7 @@ async fn work(
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     // Before recovery: rows that are nobody's are taken over, and then brought in step.
     parts.platform.enroll(&host, &address.to_string()).await.context("tell other servers of this one")?;
+    wire::note_enrolled(data_dir)?;
     ready.send_replace(Readiness::not_yet("recovering", "bringing records and host in step"));
     parts.platform.recover().await;
     make_template(&parts, ready).await?;

@@ -3,9 +3,12 @@
 use crate::config::Config;
 use anyhow::Context;
 use forkpoint_domain::{checkpoint::CaptureLimits, limits};
-use forkpoint_engine::{BuildCache, Capacity, Platform, Settings, ports::clock::SystemClock};
+use forkpoint_engine::{
+    BuildCache, Capacity, Platform, Settings,
+    ports::{clock::SystemClock, records::Records as _},
+};
 use forkpoint_records::Database;
-use forkpoint_runtime::local::{LocalOptions, LocalRuntime, total_memory};
+use forkpoint_runtime::local::{LocalOptions, LocalRuntime, server_of, total_memory};
 use forkpoint_vault::{MasterKey, MasterKeySealer, Vault, VaultOptions};
 use forkpoint_volumes::{DriverChoice, StoreOptions};
 use std::{
@@ -84,10 +87,41 @@ pub(crate) fn lock_holder(data_dir: &Path) -> Option<u32> {
     std::fs::read_to_string(data_dir.join("lock")).ok()?.trim().parse().ok()
 }
 
+/// There once a database knows the server of this data directory.
+const ENROLLED: &str = "enrolled";
+
+/// Notes that the database knows this data directory's server.
+pub(crate) fn note_enrolled(data_dir: &Path) -> anyhow::Result<()> {
+    let path = data_dir.join(ENROLLED);
+    if path.exists() {
+        return Ok(());
+    }
+    let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    file.sync_all().and_then(|()| std::fs::File::open(data_dir)?.sync_all()).context("sync the data directory")
+}
+
+/// Refuses a database that has never seen this data directory, although another has: to it every layer would be one
+/// that nothing needs.
+async fn require_own(records: &Database, data_dir: &Path) -> anyhow::Result<()> {
+    let Some(server) = server_of(data_dir)?.filter(|_| data_dir.join(ENROLLED).exists()) else { return Ok(()) };
+    if records.server(server).await?.is_none() {
+        anyhow::bail!(
+            "this database does not know server {server}, whose data directory is {}: it is not the database that the \
+             server worked with (see --database-url). If that one is lost, follow docs/durability.md with a new data \
+             directory; to give up all layers of this one, remove {}",
+            data_dir.display(),
+            data_dir.join(ENROLLED).display()
+        );
+    }
+    Ok(())
+}
+
+
 /// Opens everything of a data directory and brings it in step with the host. Templates come later.
 pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Parts> {
     let master = MasterKey::open_or_create(&data_dir.join("keys").join("master.key")).context("master key")?;
     let records = open_records(config, data_dir).await?;
+    require_own(&records, data_dir).await?;
     let program_dir = std::env::current_exe()
         .context("find this program")?
         .parent()

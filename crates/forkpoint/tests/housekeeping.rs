@@ -161,3 +161,28 @@ async fn empty_layers_are_kept_ready_used_and_given_back() {
     server.launch().await;
     server.owns(&[("layers", 3)]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_does_not_know_the_data_directory_removes_nothing_from_it() {
+    let mut server = Server::start().await;
+    let sandbox = server.sandbox().await;
+    server.sh(&sandbox, "echo 1 > f").await;
+    let checkpoint = server.checkpoint(&sandbox, json!({ "name": "precious" })).await;
+    server.stop();
+    // The operator forgets to say which database the server uses, and gets a new one.
+    let files = ["forkpoint.db", "forkpoint.db-wal", "forkpoint.db-shm"].map(|name| server.data_dir().join(name));
+    let aside = files.each_ref().map(|file| fs::read(file).ok());
+    files.iter().for_each(|file| drop(fs::remove_file(file)));
+    let collected = server.program(&["gc"]);
+    let told = String::from_utf8_lossy(&collected.stderr);
+    assert!(!collected.status.success() && told.contains("does not know server"), "{collected:?}");
+    for (file, content) in files.iter().zip(aside) {
+        match content {
+            Some(content) => fs::write(file, content).unwrap(),
+            None => drop(fs::remove_file(file)),
+        }
+    }
+    server.launch().await;
+    server.restore(&sandbox, &checkpoint).await;
+    assert_eq!(server.sh(&sandbox, "cat f").await, "1\n");
+}

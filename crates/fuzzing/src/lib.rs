@@ -79,7 +79,7 @@ pub fn archive(bytes: &[u8]) {
     if std::fs::write(&file, bytes).is_err() || std::fs::create_dir(&below).is_err() {
         return;
     }
-    let limits = Limits { max_entries: 2000, max_bytes: 16 << 20, max_ratio: 200, max_layers: 16 };
+    let limits = Limits { max_entries: 2000, max_bytes: 16 << 20, max_ratio: 200, max_layers: 16, max_names: 16 << 20 };
     forkpoint_templates::parsers::archive(&file, &below, &limits);
     let beside = std::fs::read_dir(folder.path()).map_or(0, Iterator::count);
     assert_eq!(beside, 2, "something was unpacked beside its directory");

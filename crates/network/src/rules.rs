@@ -9,11 +9,11 @@ use crate::slot::{SLOT_GATEWAY, SLOT_PEER};
 /// Name of the table in the hub.
 pub(crate) const HUB_TABLE: &str = "forkpoint";
 
-/// Where no sandbox may go: "this network", private, shared, loopback, link-local (and with it the
-/// clouds' metadata), multicast, reserved and broadcast. Ranges for documentation stay open; some
-/// networks use them.
-const BLOCKED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, \
-                       172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/4, 240.0.0.0/4";
+/// Where no sandbox may go: "this network", private, shared, loopback, link-local (and with it most
+/// clouds' metadata), Azure's host agent at its public address, protocol assignments, benchmarking,
+/// multicast, reserved and broadcast. Ranges for documentation stay open; some networks use them.
+const BLOCKED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 168.63.129.16/32, 169.254.0.0/16, \
+                       172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4";
 
 /// Name of an instance's table on the host.
 pub(crate) fn host_table(instance: &str) -> String {

@@ -25,9 +25,7 @@ pub(crate) fn statements(changes: Vec<Change>) -> Result<Vec<Statement>, Records
             Change::SetDurability { checkpoint, from } => {
                 statements.push(checkpoints::set_durability(*checkpoint, from));
             }
-            Change::SetRetention { id, expires_at, pinned } => {
-                statements.push(checkpoints::set_retention(id, expires_at, pinned));
-            }
+            Change::SetRetention { id, from, to } => statements.push(checkpoints::set_retention(id, from, to)),
             Change::ExpireCheckpoint { id, at } => statements.push(checkpoints::expire(id, at)),
             Change::DeleteCheckpoint { id, at } => statements.push(checkpoints::delete(id, at)),
             Change::InsertEvent(event) => statements.push(events::insert(event)?),

@@ -70,7 +70,8 @@ texts! {
     SET_DURABILITY = "UPDATE checkpoints SET \
         durability = $3, durability_reason = $4, checksum = $5, durable_at = $6, verified_at = $7 \
         WHERE id = $1 AND durability = $2 AND deleted_at IS NULL";
-    SET_RETENTION = "UPDATE checkpoints SET expires_at = $2, pinned = $3 WHERE id = $1 AND deleted_at IS NULL";
+    SET_RETENTION = "UPDATE checkpoints SET expires_at = $2, pinned = $3 \
+        WHERE id = $1 AND deleted_at IS NULL AND pinned = $4 AND ($5 AND expires_at IS NULL OR expires_at = $6)";
     EXPIRE_CHECKPOINT = "UPDATE checkpoints SET deleted_at = $2, layer = NULL, env = NULL, metadata = '{}' \
         WHERE id = $1 AND deleted_at IS NULL AND expires_at <= $2 AND NOT pinned";
     DELETE_CHECKPOINT = "UPDATE checkpoints SET deleted_at = $2, layer = NULL, env = NULL, metadata = '{}' \

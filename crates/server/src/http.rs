@@ -11,6 +11,7 @@ mod error;
 mod extract;
 mod hold;
 mod limit;
+mod memory;
 pub(crate) mod native;
 mod observe;
 mod patience;
@@ -68,6 +69,7 @@ pub fn router(platform: Platform, options: ServerOptions) -> Router {
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), observe::observe))
+        .layer(middleware::from_fn_with_state(memory::Memory::default(), memory::share))
         .layer(middleware::from_fn(unread::take_up))
         .with_state(app)
 }

@@ -1,9 +1,12 @@
 //! Connections: HTTP/1.1 over TCP with bounds on what a peer can hold, ended without cutting requests short.
 
+mod stall;
+
 use crate::http::Hold;
 use axum::{Extension, Router, body::Body, extract::connect_info::ConnectInfo};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use stall::Stalling;
 use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -19,6 +22,8 @@ pub struct ConnectionOptions {
     pub max_connections: usize,
     /// How long a connection may take for a request's headers, and may lie idle between requests.
     pub header_timeout: Duration,
+    /// How long a peer may take nothing of what is sent to it.
+    pub write_timeout: Duration,
     /// The most bytes that a request's headers may have together.
     pub max_header_bytes: usize,
     /// How long requests in progress may take to end after a shutdown was asked for.
@@ -30,6 +35,7 @@ impl Default for ConnectionOptions {
         Self {
             max_connections: 4096,
             header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(120),
             max_header_bytes: 64 * 1024,
             shutdown_grace: Duration::from_secs(20),
         }
@@ -129,7 +135,7 @@ async fn serve_connection(
         .header_read_timeout(options.header_timeout)
         .max_buf_size(options.max_header_bytes.max(8192))
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Stalling::new(stream, options.write_timeout)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {

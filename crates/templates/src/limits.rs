@@ -11,12 +11,14 @@ pub struct Limits {
     pub max_ratio: u64,
     /// Layers of an image.
     pub max_layers: usize,
+    /// Bytes of memory that the names in an archive may take.
+    pub max_names: u64,
 }
 
 impl Default for Limits {
-    /// 2,000,000 entries, 64 GiB, 200 times, 256 layers: several times what large images have.
+    /// 2,000,000 entries, 64 GiB, 200 times, 256 layers, 512 MiB of names: several times what large images have.
     fn default() -> Self {
-        Self { max_entries: 2_000_000, max_bytes: 64 << 30, max_ratio: 200, max_layers: 256 }
+        Self { max_entries: 2_000_000, max_bytes: 64 << 30, max_ratio: 200, max_layers: 256, max_names: 512 << 20 }
     }
 }
 

@@ -128,9 +128,11 @@ impl Rows {
                 }
                 _ => return conflict("checkpoint"),
             },
-            Change::SetRetention { id, expires_at, pinned } => match self.checkpoints.get_mut(&id) {
-                Some((row, _)) => (row.expires_at, row.pinned) = (expires_at, pinned),
-                None => return conflict("checkpoint"),
+            Change::SetRetention { id, from, to } => match self.checkpoints.get_mut(&id) {
+                Some((row, _)) if (row.expires_at, row.pinned) == (from.until, from.pinned) => {
+                    (row.expires_at, row.pinned) = (to.until, to.pinned);
+                }
+                _ => return conflict("checkpoint"),
             },
             Change::ExpireCheckpoint { id, at } => match self.checkpoints.get(&id) {
                 Some((row, _)) if row.retained_until().is_some_and(|end| end <= at) => self.bury(id, at),

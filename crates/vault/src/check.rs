@@ -76,6 +76,37 @@ impl Vault {
         Ok(report)
     }
 
+    /// Reads one pack or record through; `false` if it is not there any more.
+    pub fn is_damaged(&self, object: &str) -> Result<bool> {
+        match ObjectKey::parse(object) {
+            Some(ObjectKey::Pack(id, pack)) => {
+                let Some(org) = self.0.org(id)? else { return Ok(false) };
+                let refreshed = org.refresh(&self.0)?;
+                let Some(info) = refreshed.packs.get(&pack) else { return Ok(false) };
+                let mut problems = 0;
+                match org.read_stored_index(&self.0, pack, info) {
+                    Ok(_) => {}
+                    Err(VaultError::Store(StoreError::Missing { .. })) => return Ok(false),
+                    Err(error @ VaultError::Store(_)) => return Err(error),
+                    Err(_) => return Ok(true),
+                }
+                self.check_pack(&org, pack, info, &mut CheckReport::default(), &mut |_, _| problems += 1)?;
+                Ok(problems > 0)
+            }
+            Some(ObjectKey::Record(name)) => match self.read(name) {
+                Ok(_) | Err(VaultError::NotFound(_)) => Ok(false),
+                Err(VaultError::Corrupt { .. }) => Ok(true),
+                Err(error) => Err(error),
+            },
+            Some(ObjectKey::OrgKey(id)) => match self.0.org(id) {
+                Ok(_) => Ok(false),
+                Err(VaultError::Corrupt { .. }) => Ok(true),
+                Err(error) => Err(error),
+            },
+            _ => Ok(false),
+        }
+    }
+
     fn check_org(&self, org: &Org, percent: u8, progress: &Progress, report: &mut CheckReport) -> Result<()> {
         let mut damage: BTreeMap<String, (String, BTreeSet<SnapshotRef>)> = BTreeMap::new();
         // Records before packs: what is written meanwhile is in packs that are listed later.

@@ -1,20 +1,21 @@
 //! Removes what no checkpoint needs: marks from all records, condemns packs, removes those no writer relies on.
 //!
 //! Safe beside writers of this and of other processes (see `session.rs`), and at every step interruptible: a mark
-//! that was left is taken up, or taken back, by the next collection.
+//! that was left is taken up, or taken back, by the next collection. Two collectors at once could each rely on the copy
+//! of a chunk that the other removes, so there is one at a time (see `leases.rs`).
 
 use crate::{
     Vault, VaultError,
     crypto::ChunkId,
     error::Result,
     fetch::Fetcher,
-    leases,
-    object_keys::{self, ObjectKey, PackId, SnapshotRef},
+    leases::{self, CLOCK_SKEW, Held},
+    object_keys::{ObjectKey, PackId, SnapshotRef},
     org::{Org, Refreshed},
     pack::{Stream, Stretch},
-    session::{LEASE_LIFE, Progress, Session},
+    session::{Progress, Session},
     sink::{Bundler, Sink, with_sink},
-    store::{Keep, ObjectInfo},
+    store::Keep,
     tree::NodeRef,
     vault::Inner,
     walk,
@@ -27,8 +28,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How far clocks of servers and stores may be apart.
-const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// A pack is written anew when less than this part of it is needed, in percent.
 const KEEP_FROM: u64 = 60;
 /// So many small packs are put together into full ones.
@@ -83,7 +82,7 @@ impl Vault {
         for id in orgs {
             options.progress.go_on()?;
             let outcome = match self.0.org(id) {
-                Ok(Some(org)) => Collection { vault: &self.0, org, options }.run(&mut collected),
+                Ok(Some(org)) => self.collect_org(org, options, &mut collected),
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -99,12 +98,19 @@ impl Vault {
         }
         Ok(collected)
     }
+
+    fn collect_org(&self, org: Arc<Org>, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
+        let alone = (!options.dry_run).then(|| Held::upkeep(&self.0, org.id)).transpose()?;
+        Collection { vault: &self.0, org, options, alone }.run(collected)
+    }
 }
 
 struct Collection<'a> {
     vault: &'a Inner,
     org: Arc<Org>,
     options: &'a CollectOptions,
+    /// Keeps other collectors away; `None` if nothing is changed.
+    alone: Option<Held<'a>>,
 }
 
 /// All that is needed, and the records it was found from.
@@ -116,6 +122,12 @@ struct Marks {
 }
 
 impl Collection<'_> {
+    /// Whether to go on: nobody wants this to stop, or may be at it, too.
+    fn go_on(&self) -> Result<()> {
+        self.options.progress.go_on()?;
+        self.alone.as_ref().map_or(Ok(()), Held::keep_alive)
+    }
+
     fn run(&self, collected: &mut Collected) -> Result<()> {
         let refreshed = self.org.refresh(self.vault)?;
         self.remove_records(collected)?;
@@ -140,7 +152,7 @@ impl Collection<'_> {
         }
         self.rewrite(&candidates, &marks, collected)?;
         for (pack, _) in &candidates {
-            self.options.progress.go_on()?;
+            self.go_on()?;
             collected.packs_condemned += u64::from(self.condemn(*pack)?);
         }
         self.sweep(&refreshed, marks, collected)
@@ -165,6 +177,7 @@ impl Collection<'_> {
         let fetcher = Fetcher::new(self.vault, &self.org, Some(&self.options.progress));
         let young = SystemTime::now().checked_sub(self.options.keep_newer_than).unwrap_or(SystemTime::UNIX_EPOCH);
         for (name, modified) in self.vault.records(self.org.id)? {
+            self.go_on()?;
             let goes = self.options.dry_run
                 && collected.records_removed > 0
                 && modified <= young
@@ -257,19 +270,28 @@ impl Collection<'_> {
         if condemned.is_empty() {
             return Ok(());
         }
-        let oldest = self.oldest_lease()?;
+        let oldest = leases::oldest_writer(self.vault, self.org.id)?;
         self.mark(&mut marks, &Collected::default())?;
         let mut gone = HashSet::new();
         for (pack, mark) in &condemned {
-            self.options.progress.go_on()?;
+            self.go_on()?;
             let key = ObjectKey::Condemned(self.org.id, *pack).to_string();
-            let (pinned, needed) = {
+            if !refreshed.packs.contains_key(pack) {
+                // Removed with its mark still to go; or the store did not list it, and it can be marked again.
+                self.vault.store.delete(&key)?;
+                continue;
+            }
+            let known = {
                 let index = self.org.index();
-                let info = index.packs.get(pack);
-                let needed = info.is_some_and(|info| {
-                    info.stretches.iter().any(|s| needed_parts(s, *pack, &index, &marks).is_some())
-                });
-                (info.is_some_and(|info| info.pins > 0), needed)
+                index.packs.get(pack).map(|info| {
+                    let needed = |stretch: &Stretch| needed_parts(stretch, *pack, &index, &marks).is_some();
+                    (info.pins > 0, info.stretches.iter().any(needed))
+                })
+            };
+            // What is in it cannot be read now, and may be needed.
+            let Some((pinned, needed)) = known else {
+                collected.packs_waiting += 1;
+                continue;
             };
             if needed {
                 // A writer relied on it before it was condemned.
@@ -294,24 +316,6 @@ impl Collection<'_> {
         }
         self.org.index().remove(&gone);
         Ok(())
-    }
-
-    /// When the writer at work for longest began; removes leases of writers that died.
-    fn oldest_lease(&self) -> Result<Option<SystemTime>> {
-        leases::end_dead(self.vault, self.org.id)?;
-        let mut leases: Vec<ObjectInfo> = Vec::new();
-        self.vault.store.list(&object_keys::leases(self.org.id), &mut |info| leases.push(info))?;
-        let mut oldest = None;
-        for info in leases {
-            let Some(ObjectKey::Lease(_, lease)) = ObjectKey::parse(&info.key) else { continue };
-            if info.modified.elapsed().is_ok_and(|age| age > LEASE_LIFE + CLOCK_SKEW) {
-                self.vault.store.delete(&info.key)?;
-                continue;
-            }
-            let began = SystemTime::UNIX_EPOCH + Duration::from_millis(lease.began_ms);
-            oldest = Some(oldest.map_or(began, |oldest: SystemTime| oldest.min(began)));
-        }
-        Ok(oldest)
     }
 }
 

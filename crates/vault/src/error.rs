@@ -91,6 +91,14 @@ pub enum VaultError {
     /// The store was so slow that others may hold this writer for dead; nothing was recorded, try again.
     #[error("writing took a pause of more than {0} seconds; nothing was recorded, try again")]
     LeaseLost(u64),
+    /// Another process collects or mends what an organisation has stored.
+    #[error("what {org} has stored is being collected or mended by another process ({holder}); try again later")]
+    Busy {
+        /// Whose data.
+        org: OrgId,
+        /// The lease of that process.
+        holder: String,
+    },
     /// A part of the vault's own machinery gave up.
     #[error("{0}")]
     Broken(&'static str),
@@ -116,7 +124,7 @@ impl VaultError {
     /// Whether the same call may succeed later with nothing else changed.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Store(StoreError::Unavailable { .. } | StoreError::NoSpace { .. }) | Self::NoSpace { .. })
-            || matches!(self, Self::LeaseLost(_) | Self::Cancelled)
+            || matches!(self, Self::LeaseLost(_) | Self::Busy { .. } | Self::Cancelled)
     }
 
     /// The stored object that this says is damaged, if it names one.

@@ -56,10 +56,11 @@ pub(crate) enum ObjectKey {
     Pack(OrgId, PackId),
     Condemned(OrgId, PackId),
     Lease(OrgId, Lease),
+    Upkeep(OrgId, Lease),
     Quarantined,
 }
 
-/// Names one writer: when it began, and 8 random bytes.
+/// Names one writer, or one who looks after the store: when it began, and 8 random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lease {
     /// Milliseconds since 1970.
@@ -92,6 +93,17 @@ pub(crate) fn leases(org: OrgId) -> String {
     format!("{ORGS}{org}/leases/")
 }
 
+/// Those who collect or mend, one at a time.
+pub(crate) fn upkeep(org: OrgId) -> String {
+    format!("{ORGS}{org}/upkeep/")
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:013}-{:016x}", self.began_ms, self.nonce)
+    }
+}
+
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,7 +112,8 @@ impl fmt::Display for ObjectKey {
             Self::Record(name) => write!(f, "{}{}", records(name.org), name.checkpoint),
             Self::Pack(org, pack) => write!(f, "{}{pack}", packs(*org)),
             Self::Condemned(org, pack) => write!(f, "{}{pack}", condemned(*org)),
-            Self::Lease(org, lease) => write!(f, "{}{:013}-{:016x}", leases(*org), lease.began_ms, lease.nonce),
+            Self::Lease(org, lease) => write!(f, "{}{lease}", leases(*org)),
+            Self::Upkeep(org, lease) => write!(f, "{}{lease}", upkeep(*org)),
             Self::Quarantined => f.write_str(QUARANTINE),
         }
     }
@@ -123,11 +136,8 @@ impl ObjectKey {
             ("checkpoints", Some(name)) => Self::Record(SnapshotRef { org, checkpoint: name.parse().ok()? }),
             ("packs", Some(name)) => Self::Pack(org, parse_pack(name)?),
             ("condemned", Some(name)) => Self::Condemned(org, parse_pack(name)?),
-            ("leases", Some(name)) => {
-                let (began, nonce) = name.split_once('-')?;
-                let (began_ms, nonce) = (began.parse().ok()?, u64::from_str_radix(nonce, 16).ok()?);
-                Self::Lease(org, Lease { began_ms, nonce })
-            }
+            ("leases", Some(name)) => Self::Lease(org, parse_lease(name)?),
+            ("upkeep", Some(name)) => Self::Upkeep(org, parse_lease(name)?),
             _ => return None,
         };
         // One object has one spelling.
@@ -139,6 +149,11 @@ fn parse_pack(name: &str) -> Option<PackId> {
     let mut id = [0; 16];
     hex::decode_to_slice(name, &mut id).ok()?;
     Some(PackId(id))
+}
+
+fn parse_lease(name: &str) -> Option<Lease> {
+    let (began, nonce) = name.split_once('-')?;
+    Some(Lease { began_ms: began.parse().ok()?, nonce: u64::from_str_radix(nonce, 16).ok()? })
 }
 
 #[cfg(test)]
@@ -158,6 +173,7 @@ mod tests {
             ObjectKey::Pack(org, pack),
             ObjectKey::Condemned(org, pack),
             ObjectKey::Lease(org, lease),
+            ObjectKey::Upkeep(org, lease),
         ] {
             assert_eq!(ObjectKey::parse(&key.to_string()), Some(key));
         }

@@ -90,6 +90,21 @@ impl VaultPort for Vault {
         })
     }
 
+    async fn holds(&self, org: OrgId, checkpoint: CheckpointId, checksum: &str) -> Result<bool, VaultFailure> {
+        let (vault, checksum) = (self.clone(), checksum.to_owned());
+        blocking(move || match vault.read(SnapshotRef { org, checkpoint }) {
+            Ok(snapshot) => Ok(snapshot.root.to_string() == checksum),
+            Err(VaultError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn is_damaged(&self, object: &str) -> Result<bool, VaultFailure> {
+        let (vault, object) = (self.clone(), object.to_owned());
+        blocking(move || vault.is_damaged(&object)).await
+    }
+
     async fn prove(
         &self,
         org: OrgId,
@@ -215,7 +230,11 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, VaultFailure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(VaultFailure { reason: error.to_string(), may_pass: error.may_pass() }),
-        Err(error) => Err(VaultFailure { reason: error.to_string(), may_pass: false }),
+        Ok(Err(error)) => Err(VaultFailure {
+            reason: error.to_string(),
+            may_pass: error.may_pass(),
+            damaged: error.damaged_object().map(str::to_owned),
+        }),
+        Err(error) => Err(VaultFailure::new(error.to_string(), false)),
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     collect::{Bundlers, copy_needed},
     error::Result,
     fetch::Fetcher,
+    leases::Held,
     object_keys::{ObjectKey, PackId, QUARANTINE},
     org::Org,
     session::{Progress, Session},
@@ -37,13 +38,15 @@ impl Vault {
         let (mut saved, mut lost) = (0, 0);
         let packed = match ObjectKey::parse(object) {
             Some(ObjectKey::Pack(org, pack)) => self.0.org(org)?.map(|org| (org, pack)),
-            Some(ObjectKey::Record(_) | ObjectKey::Condemned(..) | ObjectKey::Lease(..)) => None,
+            Some(ObjectKey::Record(_) | ObjectKey::Condemned(..) | ObjectKey::Lease(..) | ObjectKey::Upkeep(..)) => None,
             _ => {
                 let problem = format!("{object} is not a pack, record, mark or lease of the vault");
                 return Err(VaultError::Malformed { what: "the name of an object", problem });
             }
         };
+        let _alone = packed.as_ref().map(|(org, _)| Held::upkeep(&self.0, org.id)).transpose()?;
         if let Some((org, pack)) = &packed {
+            org.refresh(&self.0)?;
             (saved, lost) = self.save_chunks(org, *pack)?;
         }
         match self.0.store.get(object, None) {

@@ -90,7 +90,8 @@ impl Vault {
                     ObjectKey::OrgKey(org)
                     | ObjectKey::Pack(org, _)
                     | ObjectKey::Condemned(org, _)
-                    | ObjectKey::Lease(org, _),
+                    | ObjectKey::Lease(org, _)
+                    | ObjectKey::Upkeep(org, _),
                 ) => Some(*org),
                 Some(ObjectKey::Record(name)) => Some(name.org),
                 _ => None,

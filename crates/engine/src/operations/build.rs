@@ -109,7 +109,7 @@ impl Platform {
     ) -> Result<BoxStream<'static, BuildEvent>> {
         caller.require(KeyScope::Write)?;
         let build = self.plan_build(caller, request).await?;
-        let place = self.inner.builds.begin(build.id)?;
+        let place = self.inner.builds.begin(build.caller.org_id, build.id)?;
         let (events, listener) = mpsc::channel(AHEAD);
         let teller = Teller::new(events, build.keep_going, self.inner.builds.clone());
         let platform = self.clone();

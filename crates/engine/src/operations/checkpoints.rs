@@ -5,7 +5,7 @@ use crate::{
     Caller, Error, Platform, Result,
     failpoint::{Point, pass},
     platform::{claims::Claim, new_uuid},
-    ports::records::{Change, CheckpointFilter, RecordsError},
+    ports::records::{Change, CheckpointFilter, Kept, RecordsError},
 };
 use forkpoint_domain::{
     checkpoint::{
@@ -57,6 +57,17 @@ impl Platform {
         request: CreateCheckpoint,
         key: Option<IdempotencyKey>,
     ) -> Result<Checkpoint> {
+        Ok(self.create_or_find_checkpoint(caller, sandbox_id, request, key).await?.0)
+    }
+
+    /// The same, and whether this request made it: `false` if an earlier one with the same key did.
+    pub(crate) async fn create_or_find_checkpoint(
+        &self,
+        caller: &Caller,
+        sandbox_id: SandboxId,
+        request: CreateCheckpoint,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(Checkpoint, bool)> {
         caller.require(KeyScope::Write)?;
         check_name(&request.name)?;
         request.description.as_deref().map_or(Ok(()), check_description)?;
@@ -68,9 +79,9 @@ impl Platform {
         self.to_the_end(async move {
             let _guard = platform.lock(sandbox_id).await?;
             if let Some(made) = platform.checkpoint_made_before(&caller, key.as_ref()).await? {
-                return Ok(made);
+                return Ok((made, false));
             }
-            platform.capture(&caller, sandbox_id, request, key.as_ref(), None).await
+            Ok((platform.capture(&caller, sandbox_id, request, key.as_ref(), None).await?, true))
         })
         .await
     }
@@ -268,12 +279,17 @@ impl Platform {
         retention.check()?;
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
-            let checkpoint = platform.own_checkpoint(&caller, id).await?;
             let (now, days) = (platform.inner.clock.now(), platform.inner.settings.checkpoint_retention_days);
-            let (expires_at, pinned) = retention.changed(checkpoint.expires_at, checkpoint.pinned, now, days);
-            match platform.inner.records.commit(vec![Change::SetRetention { id, expires_at, pinned }]).await {
-                Err(RecordsError::Conflict(_)) => Err(Error::not_found("checkpoint", id)),
-                other => Ok(other.map(|()| Checkpoint { expires_at, pinned, ..checkpoint })?),
+            loop {
+                let checkpoint = platform.own_checkpoint(&caller, id).await?;
+                let (expires_at, pinned) = retention.changed(checkpoint.expires_at, checkpoint.pinned, now, days);
+                let from = Kept { until: checkpoint.expires_at, pinned: checkpoint.pinned };
+                let to = Kept { until: expires_at, pinned };
+                match platform.inner.records.commit(vec![Change::SetRetention { id, from, to }]).await {
+                    // Changed or deleted this moment: what this request leaves out must stay as that one left it.
+                    Err(RecordsError::Conflict(_)) => {}
+                    other => return Ok(other.map(|()| Checkpoint { expires_at, pinned, ..checkpoint })?),
+                }
             }
         })
         .await

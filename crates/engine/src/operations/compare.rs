@@ -3,7 +3,6 @@
 use super::require_ready;
 use crate::{
     Caller, Error, Platform, Result,
-    operations::durability::unreadable,
     ports::runtime::{Captured, FoundFile},
 };
 use forkpoint_domain::{
@@ -55,6 +54,18 @@ impl Platform {
         with_content: bool,
     ) -> Result<Compared> {
         caller.require(KeyScope::Read)?;
+        let (platform, caller) = (self.clone(), caller.clone());
+        // To the end: what is claimed stays as long as it is read, whether anybody waits for the answer or not.
+        self.to_the_end(async move { platform.compare_claimed(&caller, first, second, with_content).await }).await
+    }
+
+    async fn compare_claimed(
+        &self,
+        caller: &Caller,
+        first: CheckpointId,
+        second: CheckpointId,
+        with_content: bool,
+    ) -> Result<Compared> {
         let (first, _claim_first) = self.claimed_checkpoint(caller, first).await?;
         let (second, _claim_second) = self.claimed_checkpoint(caller, second).await?;
         require_ready(&first)?;
@@ -93,7 +104,7 @@ impl Platform {
             )));
         };
         let stored = vault.browse(checkpoint.org_id, checkpoint.id).await;
-        Ok(Captured { tree, scope, stored: Some(stored.map_err(|failure| unreadable(checkpoint, &failure))?) })
+        Ok(Captured { tree, scope, stored: Some(stored.map_err(|failure| self.unreadable(checkpoint, &failure))?) })
     }
 
     async fn compare_contents(&self, [first, second]: &[Captured; 2], files: &TreeDiff) -> Result<ContentDiff> {

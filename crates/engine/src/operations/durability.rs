@@ -88,22 +88,34 @@ impl Platform {
         if checkpoint.server != self.here() {
             return Err(self.on_another_server(&checkpoint).await?);
         }
-        if !self.layer_is_here(checkpoint.layer).await? {
-            return Err(Error::conflict(
-                "layer_removed",
-                format!("the layer of checkpoint {id} is not on this machine; there is nothing to store it from"),
-            ));
-        }
+        // Not stored anew, then: what the vault has of it is read once more.
+        let durability = match self.layer_is_here(checkpoint.layer).await? {
+            true => Durability::Captured,
+            false if self.is_stored(&checkpoint).await? => Durability::Durable,
+            false => {
+                return Err(Error::conflict(
+                    "layer_removed",
+                    format!("the layer of checkpoint {id} is not on this machine, and the vault does not have it"),
+                ));
+            }
+        };
         let platform = self.clone();
         self.to_the_end(async move {
             let _claim = claim;
-            let again = Checkpoint { durability: Durability::Captured, durability_reason: None, ..checkpoint };
+            let again = Checkpoint { durability, durability_reason: None, ..checkpoint };
             let change = Change::SetDurability { checkpoint: Box::new(again.clone()), from: Durability::Failed };
             platform.inner.records.commit(vec![change]).await?;
             platform.inner.durability.begin_anew(id);
             Ok(again)
         })
         .await
+    }
+
+    /// Whether the vault has a record of a checkpoint with the checksum that was told.
+    async fn is_stored(&self, checkpoint: &Checkpoint) -> Result<bool> {
+        let Some(vault) = &self.inner.vault else { return Ok(false) };
+        let holds = vault.holds(checkpoint.org_id, checkpoint.id, &checkpoint.checksum).await;
+        holds.map_err(|failure| self.unreadable(checkpoint, &failure))
     }
 
     /// Removes the layer of a verified checkpoint from this machine; it comes back from the vault when needed.
@@ -124,7 +136,8 @@ impl Platform {
         if !gone {
             return Err(Error::conflict(
                 "operation_in_progress",
-                "the checkpoint is being restored, forked or stored; try again",
+                "the checkpoint is being restored, forked or stored, or what is stored of its organisation is damaged; \
+                 try again, and see `forkpoint vault check`",
             ));
         }
         Ok(checkpoint)
@@ -141,10 +154,58 @@ impl Platform {
         if rows.is_empty() || rows.iter().any(|row| row.durability != Durability::Verified) {
             return Ok(false);
         }
+        for row in &rows {
+            if !self.comes_back(row).await? {
+                return Ok(false);
+            }
+        }
         self.inner.runtime.drop_layer(layer).await?;
         pass(Point::EvictDropped);
         self.inner.durability.figures.evicted.fetch_add(1, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Whether the vault of now has a verified checkpoint, as far as that can be told without reading all of it.
+    /// One that it does not have is on its way again: the vault was another one, or has lost it.
+    async fn comes_back(&self, row: &Checkpoint) -> Result<bool> {
+        let Some(vault) = &self.inner.vault else { return Ok(false) };
+        let unknown = |failure: VaultFailure| Error::Unavailable(format!("the vault cannot be read now ({failure})"));
+        for object in self.inner.durability.damage_of(row.org_id) {
+            if vault.is_damaged(&object).await.map_err(unknown)? {
+                tracing::warn!(layer.id = %row.layer, object, "a layer stays: its organisation's stored data is damaged");
+                return Ok(false);
+            }
+            self.inner.durability.forget_damage(row.org_id, &object);
+        }
+        match vault.holds(row.org_id, row.id, &row.checksum).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(failure) => {
+                self.inner.durability.note_damage(row.org_id, &failure);
+                return Err(unknown(failure));
+            }
+        }
+        tracing::error!(checkpoint.id = %row.id, "a verified checkpoint is not in the vault; it is stored again");
+        let again = Checkpoint {
+            durability: Durability::Captured,
+            durability_reason: Some("the vault did not have it any more".into()),
+            durable_at: None,
+            verified_at: None,
+            ..row.clone()
+        };
+        let change = Change::SetDurability { checkpoint: Box::new(again), from: Durability::Verified };
+        self.inner.records.commit(vec![change]).await?;
+        Ok(false)
+    }
+
+    /// What a request gets whose checkpoint cannot be read from the vault.
+    pub(crate) fn unreadable(&self, checkpoint: &Checkpoint, failure: &VaultFailure) -> Error {
+        tracing::error!(checkpoint.id = %checkpoint.id, %failure, "a stored checkpoint cannot be read");
+        self.inner.durability.note_damage(checkpoint.org_id, failure);
+        Error::Unavailable(format!(
+            "checkpoint {} cannot be read from the vault ({failure}); nothing was changed",
+            checkpoint.id
+        ))
     }
 
     /// Whether a checkpoint's layer is on this machine. The caller holds a claim on it, so it stays.
@@ -185,7 +246,7 @@ impl Platform {
             inner.runtime.make_layer(beside, &plan_create(&checkpoint.template)).await?;
             let into = inner.runtime.layer_tree(beside).ok_or_else(no_directories)?;
             let stored = vault.materialize(checkpoint.org_id, checkpoint.id, &into).await;
-            stored.map_err(|failure| unreadable(checkpoint, &failure))?;
+            stored.map_err(|failure| self.unreadable(checkpoint, &failure))?;
             pass(Point::ColdFetched);
             let whole = LayerPlan { template: checkpoint.template.clone(), base: Some(beside), graft: None };
             inner.runtime.make_layer(checkpoint.layer, &whole).await?;
@@ -223,12 +284,4 @@ impl Platform {
 
 pub(super) fn no_directories() -> Error {
     Error::conflict("durability_unavailable", "this runtime's layers cannot be read from a vault")
-}
-
-pub(crate) fn unreadable(checkpoint: &Checkpoint, failure: &VaultFailure) -> Error {
-    tracing::error!(checkpoint.id = %checkpoint.id, %failure, "a stored checkpoint cannot be read");
-    Error::Unavailable(format!(
-        "checkpoint {} cannot be read from the vault ({failure}); nothing was changed",
-        checkpoint.id
-    ))
 }

@@ -13,7 +13,7 @@ use forkpoint_domain::{
     checkpoint::Retention,
     ids::{CheckpointId, SandboxId},
     organization::KeyScope,
-    sandbox::{MAX_TIMEOUT_SECONDS, Sandbox},
+    sandbox::{MAX_TIMEOUT_SECONDS, Sandbox, SandboxState},
     scope::ScopeSpec,
 };
 use futures::{StreamExt as _, stream};
@@ -78,7 +78,7 @@ impl Platform {
         let (platform, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let capture_key = key.as_ref().map(|key| part(key, "checkpoint"));
-            let checkpoint = platform.create_checkpoint(&caller, id, capture, capture_key).await?;
+            let (checkpoint, is_new) = platform.create_or_find_checkpoint(&caller, id, capture, capture_key).await?;
             pass(Point::ForkCheckpoint);
             // A fork is like its parent in what was not asked for otherwise.
             let parent = platform.own_sandbox(&caller, id).await?;
@@ -90,12 +90,15 @@ impl Platform {
                 timeout_seconds: fork.create.timeout_seconds.or(Some(lifetime.clamp(1, MAX_TIMEOUT_SECONDS))),
                 ..fork.create
             };
+            let parts: Vec<String> = match fork.partial {
+                true => (0..fork.count).map(|index| format!("fork {index}")).collect(),
+                false => vec!["forks".into()],
+            };
+            let keys: Vec<_> = parts.iter().map(|name| key.as_ref().map(|key| part(key, name))).collect();
             let outcome = if fork.partial {
-                let keys = (0..fork.count).map(|index| key.as_ref().map(|key| part(key, &format!("fork {index}"))));
-                platform.create_some(&caller, &request, keys.collect()).await
+                platform.create_some(&caller, &request, keys.clone()).await
             } else {
-                let forks_key = key.as_ref().map(|key| part(key, "forks"));
-                let made = platform.create_sandboxes(&caller, request, fork.count, forks_key).await;
+                let made = platform.create_sandboxes(&caller, request, fork.count, keys[0].clone()).await;
                 made.map(|forks| (forks, Vec::new()))
             };
             match outcome {
@@ -104,7 +107,9 @@ impl Platform {
                     Ok(Forked { parent: id, checkpoint: checkpoint.id, forks, failed })
                 }
                 Err(error) => {
-                    if let Err(error) = platform.remove_checkpoint(&checkpoint, "fork failed").await {
+                    // That of an earlier request with this key, or one that another is forking, is not ours to undo.
+                    let is_ours = is_new && matches!(platform.any_made(&caller, &keys).await, Ok(false));
+                    if is_ours && let Err(error) = platform.remove_checkpoint(&checkpoint, "fork failed").await {
                         tracing::warn!(checkpoint.id = %checkpoint.id, %error, "could not remove the checkpoint of a failed fork");
                     }
                     Err(error)
@@ -112,6 +117,21 @@ impl Platform {
             }
         })
         .await
+    }
+
+    /// Whether some request with one of these keys made a sandbox, or is making one.
+    async fn any_made(&self, caller: &Caller, keys: &[Option<IdempotencyKey>]) -> Result<bool> {
+        for key in keys {
+            for id in self.made_before(caller, key.as_ref()).await?.unwrap_or_default() {
+                if let Ok(id) = id.parse()
+                    && let Some(sandbox) = self.inner.records.sandbox(id).await?
+                    && sandbox.state != SandboxState::Failed
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Makes one sandbox for each of these keys, in their order as far as they can be made; an error if none can.

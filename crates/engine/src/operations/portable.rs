@@ -5,7 +5,7 @@ pub mod import;
 use super::require_ready;
 use crate::{
     Caller, Error, Platform, Result,
-    platform::{claims::Claim, new_uuid},
+    platform::{claims::Claim, new_uuid, transfers::Pace},
     ports::{
         guest::ByteStream,
         portable::{EnvState, ExportJob, Lineage, Portable, Prepared},
@@ -29,8 +29,6 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// How many archives come or go at a time, checkpoints that are read through among them.
-pub const TRANSFERS: usize = 2;
 /// How long a client may take nothing of an archive that it asked for.
 const LONGEST_STALL: Duration = Duration::from_secs(60);
 /// Pieces of an archive that wait for the client: 256 KiB each.
@@ -77,7 +75,8 @@ impl Platform {
         id: CheckpointId,
         request: ExportCheckpoint,
     ) -> Result<Exported> {
-        caller.require(KeyScope::Read)?;
+        // Whoever may only look gets to see no values of the environment anywhere else either.
+        caller.require(if request.with_env { KeyScope::Write } else { KeyScope::Read })?;
         self.own_checkpoint(caller, id).await?;
         let portable = self.portable()?;
         let stop = CancellationToken::new();
@@ -121,13 +120,7 @@ impl Platform {
 
     /// Waits for a place among those that move archives.
     pub(crate) async fn transfer(&self) -> Result<OwnedSemaphorePermit> {
-        let place = self.inner.transfers.clone().acquire_owned();
-        match tokio::time::timeout(self.inner.settings.lock_wait, place).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(Error::Unavailable(format!(
-                "{TRANSFERS} checkpoints are being exported, imported or verified already; try again later"
-            ))),
-        }
+        self.inner.transfers.place(self.inner.settings.lock_wait).await
     }
 
     /// A layer that holds exactly what belongs to a checkpoint: its own, or one made for this.
@@ -147,7 +140,7 @@ impl Platform {
             self.inner.runtime.make_layer(layer, &plan_create(&checkpoint.template)).await?;
             let into = self.inner.runtime.layer_tree(layer).ok_or_else(super::durability::no_directories)?;
             let read = vault.materialize(checkpoint.org_id, checkpoint.id, &into).await;
-            read.map_err(|failure| super::durability::unreadable(checkpoint, &failure))
+            read.map_err(|failure| self.unreadable(checkpoint, &failure))
         }
         .await;
         if let Err(error) = brought {
@@ -165,7 +158,7 @@ impl Platform {
         let gone = stop.clone().drop_guard();
         self.behind(async move {
             let work = tokio::task::spawn_blocking(move || {
-                let mut to = Pieces { pieces, handle };
+                let mut to = Pieces { pieces, handle, pace: Pace::begin(), taken: 0 };
                 if let Err(error) = prepared.write(&mut to, &stop) {
                     tracing::info!(%error, "an export ended early");
                     to.put(Err(io::Error::other(error)));
@@ -202,10 +195,12 @@ impl Drop for Kept {
     }
 }
 
-/// Hands bytes to a stream, waiting a bounded time for its reader.
+/// Hands bytes to a stream, waiting a bounded time for its reader, and with it all in all.
 struct Pieces {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     handle: tokio::runtime::Handle,
+    pace: Pace,
+    taken: u64,
 }
 
 impl Pieces {
@@ -219,8 +214,11 @@ impl Pieces {
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.put(Ok(Bytes::copy_from_slice(bytes))) {
-            true => Ok(bytes.len()),
+        match !self.pace.is_too_slow(self.taken) && self.put(Ok(Bytes::copy_from_slice(bytes))) {
+            true => {
+                self.taken += bytes.len() as u64;
+                Ok(bytes.len())
+            }
             false => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client takes nothing any more")),
         }
     }

@@ -5,7 +5,7 @@ use crate::{Caller, Error, Platform, Result, ports::vault::VaultFailure};
 use forkpoint_domain::{
     Invalid,
     checkpoint::{Checkpoint, Durability},
-    ids::CheckpointId,
+    ids::{CheckpointId, OrgId},
     organization::KeyScope,
     path::SandboxPath,
 };
@@ -31,9 +31,14 @@ impl Platform {
     pub async fn verify_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<Verification> {
         caller.require(KeyScope::Read)?;
         let checkpoint = self.stored_checkpoint(caller, id).await?;
-        let Some(vault) = &self.inner.vault else { return Err(not_stored(&checkpoint)) };
-        let _place = self.transfer().await?;
-        let read = vault.examine(caller.org_id, id).await.map_err(|failure| damaged(id, &failure))?;
+        let Some(vault) = self.inner.vault.clone() else { return Err(not_stored(&checkpoint)) };
+        let (place, platform, org) = (self.transfer().await?, self.clone(), caller.org_id);
+        // To the end, with the place held: a caller who goes cannot stop the reading.
+        let read = self.to_the_end(async move {
+            let _place = place;
+            vault.examine(org, id).await.map_err(|failure| platform.damaged(org, id, &failure))
+        });
+        let read = read.await?;
         if read.checksum != checkpoint.checksum {
             let message = format!(
                 "checkpoint {id} has the hash {} in the vault, its row says {}",
@@ -54,17 +59,29 @@ impl Platform {
     pub async fn prove_file(&self, caller: &Caller, id: CheckpointId, path: &SandboxPath) -> Result<Value> {
         caller.require(KeyScope::Read)?;
         let checkpoint = self.stored_checkpoint(caller, id).await?;
-        let Some(vault) = &self.inner.vault else { return Err(not_stored(&checkpoint)) };
+        let Some(vault) = self.inner.vault.clone() else { return Err(not_stored(&checkpoint)) };
         let relative = path.as_str().trim_start_matches('/').as_bytes().to_vec();
         if relative.is_empty() {
             return Err(Invalid::new("path", "must name something below the root").into());
         }
-        let _place = self.transfer().await?;
-        let proof = vault.prove(caller.org_id, id, relative).await.map_err(|failure| damaged(id, &failure))?;
-        proof.ok_or_else(|| Error::NotFound {
+        let (place, platform, org) = (self.transfer().await?, self.clone(), caller.org_id);
+        let proof = self.to_the_end(async move {
+            let _place = place;
+            vault.prove(org, id, relative).await.map_err(|failure| platform.damaged(org, id, &failure))
+        });
+        proof.await?.ok_or_else(|| Error::NotFound {
             kind: "file",
             id: format!("{} in what checkpoint {id} holds besides its template", path.as_str()),
         })
+    }
+
+    fn damaged(&self, org: OrgId, id: CheckpointId, failure: &VaultFailure) -> Error {
+        tracing::error!(checkpoint.id = %id, %failure, "a stored checkpoint does not verify");
+        self.inner.durability.note_damage(org, failure);
+        if failure.may_pass {
+            return Error::Unavailable(format!("the vault cannot be read now ({failure}); try again"));
+        }
+        Error::conflict("checkpoint_damaged", format!("checkpoint {id} does not verify: {failure}"))
     }
 
     async fn stored_checkpoint(&self, caller: &Caller, id: CheckpointId) -> Result<Checkpoint> {
@@ -85,12 +102,4 @@ fn not_stored(checkpoint: &Checkpoint) -> Error {
             checkpoint.id, checkpoint.durability
         ),
     )
-}
-
-fn damaged(id: CheckpointId, failure: &VaultFailure) -> Error {
-    tracing::error!(checkpoint.id = %id, %failure, "a stored checkpoint does not verify");
-    if failure.may_pass {
-        return Error::Unavailable(format!("the vault cannot be read now ({failure}); try again"));
-    }
-    Error::conflict("checkpoint_damaged", format!("checkpoint {id} does not verify: {failure}"))
 }

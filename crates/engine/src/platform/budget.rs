@@ -149,7 +149,7 @@ mod tests {
     use uuid::Uuid;
 
     const CAPACITY: Capacity = Capacity { sandboxes: 3, memory_bytes: 1000, memory_reserve_bytes: 50 };
-    const ROOM: Room = Room { memory_bytes: 50, disk_bytes: LEAST_DISK_BYTES };
+    const ROOM: Room = Room { memory_bytes: 50, disk_bytes: LEAST_DISK_BYTES, host_bytes: LEAST_DISK_BYTES };
 
     fn ids(numbers: std::ops::Range<u128>) -> Vec<SandboxId> {
         numbers.map(|number| SandboxId::from_uuid(Uuid::from_u128(number))).collect()

@@ -6,7 +6,7 @@ use forkpoint_domain::{
     template::TemplateName,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Builds at a time; each holds the files that were sent with its recipe.
 const AT_ONCE: usize = 16;
+/// How many of them one organisation may have: the others are to find places, too.
+const AT_ONCE_OF_ONE: usize = 6;
 
 /// How much of what recipes' steps made is kept for later builds. What was not used longest goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub(crate) struct Builds {
 
 #[derive(Debug, Default)]
 struct State {
-    live: HashSet<BuildId>,
+    live: HashMap<BuildId, OrgId>,
     turns: HashMap<(OrgId, TemplateName), Weak<AsyncMutex<()>>>,
 }
 
@@ -52,7 +54,7 @@ pub(crate) struct Place {
 
 impl Builds {
     /// Takes a place, or refuses when there is none.
-    pub(crate) fn begin(&self, id: BuildId) -> Result<Place> {
+    pub(crate) fn begin(&self, org: OrgId, id: BuildId) -> Result<Place> {
         let mut state = self.state();
         if state.live.len() >= AT_ONCE || self.ending.is_cancelled() {
             return Err(Error::Unavailable(format!(
@@ -60,13 +62,20 @@ impl Builds {
                 state.live.len()
             )));
         }
-        state.live.insert(id);
+        let own = state.live.values().filter(|owner| **owner == org).count();
+        if own >= AT_ONCE_OF_ONE {
+            return Err(Error::Unavailable(format!(
+                "{own} builds of this organisation are in progress, and at most {AT_ONCE_OF_ONE} may be; nothing was \
+                 done"
+            )));
+        }
+        state.live.insert(id, org);
         Ok(Place { builds: self.clone(), id })
     }
 
     /// Whether a build is in progress.
     pub(crate) fn is_live(&self, id: &str) -> bool {
-        id.parse().is_ok_and(|id| self.state().live.contains(&id))
+        id.parse().is_ok_and(|id| self.state().live.contains_key(&id))
     }
 
     /// Whose turn it is to build a template: two builds of one recipe do not do the same steps twice.
@@ -118,13 +127,18 @@ mod tests {
     #[test]
     fn places_are_bounded_and_given_back() {
         let builds = Builds::default();
-        let mut places: Vec<_> = (0..AT_ONCE).map(|number| builds.begin(id(number)).unwrap()).collect();
-        assert!(builds.begin(id(99)).unwrap_err().to_string().contains("at most 16"));
+        let org = |number: usize| OrgId::from_uuid(Uuid::from_u128(number as u128));
+        let mut places: Vec<_> = (0..AT_ONCE).map(|number| builds.begin(org(number / 4), id(number)).unwrap()).collect();
+        assert!(builds.begin(org(9), id(99)).unwrap_err().to_string().contains("at most 16"));
         assert!(builds.is_live(&id(3).to_string()) && !builds.is_live("bld-nonsense"));
         places.pop();
-        drop(builds.begin(id(99)).unwrap());
+        drop(builds.begin(org(9), id(99)).unwrap());
+        places.truncate(4);
+        places.extend((50..52).map(|number| builds.begin(org(0), id(number)).unwrap()));
+        assert!(builds.begin(org(0), id(99)).unwrap_err().to_string().contains("at most 6"));
+        drop(builds.begin(org(9), id(99)).unwrap());
         builds.end_all();
-        assert!(builds.begin(id(100)).is_err());
+        assert!(builds.begin(org(9), id(100)).is_err());
     }
 
     #[tokio::test]

@@ -1,12 +1,12 @@
 //! What the server knows of checkpoints on their way into the vault besides their rows: who waits, what was tried,
 //! what was counted. Lost with the server, and needed by nobody after that.
 
-use crate::ports::vault::Usage;
+use crate::ports::vault::{Usage, VaultFailure};
 use forkpoint_domain::{
     checkpoint::Durability,
     ids::{CheckpointId, OrgId},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::{HashMap, HashSet},
     pin::Pin,
@@ -25,6 +25,9 @@ pub(crate) struct Durabilities {
     /// Layers come back from the vault one at a time.
     alone: AsyncMutex<()>,
     pub(crate) figures: Figures,
+    /// Stored objects that were found damaged, and whose they are: until they are mended, layers of that organisation
+    /// stay here.
+    damaged: Mutex<HashSet<(OrgId, String)>>,
     usage: Mutex<Usages>,
 }
 
@@ -103,6 +106,35 @@ impl Durabilities {
 
     pub(crate) fn tries(&self) -> MutexGuard<'_, HashMap<CheckpointId, Tries>> {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After another failure: leaves a checkpoint alone for a while, longer each time. Tells how often it has failed.
+    pub(crate) fn put_off(&self, id: CheckpointId, now: Timestamp) -> u32 {
+        let mut all = self.tries();
+        let tries = all.entry(id).or_default();
+        tries.failed += 1;
+        tries.not_before = Some(now + SignedDuration::from_secs(1 << tries.failed.min(6)));
+        tries.failed
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, HashSet<(OrgId, String)>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what a failure says is damaged.
+    pub(crate) fn note_damage(&self, org: OrgId, failure: &VaultFailure) {
+        if let Some(object) = &failure.damaged {
+            self.damaged().insert((org, object.clone()));
+        }
+    }
+
+    /// What is known to be damaged of an organisation.
+    pub(crate) fn damage_of(&self, org: OrgId) -> Vec<String> {
+        self.damaged().iter().filter(|(owner, _)| *owner == org).map(|(_, object)| object.clone()).collect()
+    }
+
+    pub(crate) fn forget_damage(&self, org: OrgId, object: &str) {
+        self.damaged().remove(&(org, object.to_owned()));
     }
 
     fn usages(&self) -> MutexGuard<'_, Usages> {

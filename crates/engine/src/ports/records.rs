@@ -99,7 +99,7 @@ pub enum Change {
     /// is gone or not at `from` any more.
     SetDurability { checkpoint: Box<Checkpoint>, from: Durability },
     /// Sets how long a checkpoint is kept; `Conflict` if it is gone.
-    SetRetention { id: CheckpointId, expires_at: Option<Timestamp>, pinned: bool },
+    SetRetention { id: CheckpointId, from: Kept, to: Kept },
     /// Deletes a checkpoint whose retention is over at `at`; `Conflict` if it is gone, pinned or kept for longer.
     ExpireCheckpoint { id: CheckpointId, at: Timestamp },
     /// Deletes a checkpoint: it leaves every answer; a tombstone stays. `Conflict` if it is gone.
@@ -121,6 +121,15 @@ pub enum Change {
     EndLease { job: String, holder: ServerId },
     /// Forgets idempotency keys and events made before, tombstones deleted before.
     Prune { before: Timestamp },
+}
+
+/// How long a checkpoint is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Until then; `None`: for ever.
+    pub until: Option<Timestamp>,
+    /// Whatever `until` says.
+    pub pinned: bool,
 }
 
 /// Which sandboxes.

@@ -119,7 +119,7 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
 
     /// What the host has left for sandboxes.
     async fn room(&self) -> Result<Room, RuntimeError> {
-        Ok(Room { memory_bytes: u64::MAX, disk_bytes: u64::MAX })
+        Ok(Room { memory_bytes: u64::MAX, disk_bytes: u64::MAX, host_bytes: u64::MAX })
     }
 
     /// Fixes the layer of a running (or stopped) sandbox as `into`, durable when this returns.
@@ -193,6 +193,8 @@ pub struct Room {
     pub memory_bytes: u64,
     /// Disk space that layers could take, the host's reserve left alone, in bytes.
     pub disk_bytes: u64,
+    /// What of that is on the host's own disk, where all else lies beside the layers.
+    pub host_bytes: u64,
 }
 
 /// A captured set, wherever its layer is.

@@ -28,6 +28,12 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// The same, and tells what was read. Nothing is taken on trust.
     async fn examine(&self, org: OrgId, checkpoint: CheckpointId) -> Result<Examined, VaultFailure>;
 
+    /// Whether a checkpoint is stored with this checksum; only its record is read.
+    async fn holds(&self, org: OrgId, checkpoint: CheckpointId, checksum: &str) -> Result<bool, VaultFailure>;
+
+    /// Whether a stored object that was found damaged is so still: not if it was mended, or put aside.
+    async fn is_damaged(&self, object: &str) -> Result<bool, VaultFailure>;
+
     /// Proves that a path (relative, any bytes) is in a stored tree: a JSON object that can be checked with the tree's
     /// checksum alone. `None`: it is not in it.
     async fn prove(
@@ -140,4 +146,13 @@ pub struct VaultFailure {
     pub reason: String,
     /// Whether the same may succeed later with nothing else changed.
     pub may_pass: bool,
+    /// The stored object that is damaged, if that is why.
+    pub damaged: Option<String>,
+}
+
+impl VaultFailure {
+    /// For another reason than damage.
+    pub fn new(reason: impl Into<String>, may_pass: bool) -> Self {
+        Self { reason: reason.into(), may_pass, damaged: None }
+    }
 }

@@ -132,13 +132,19 @@ impl Platform {
             },
         };
         let durability = next.durability;
-        if durability != Durability::Durable {
-            self.inner.durability.tries().remove(&id);
-        }
-        self.inner.durability.figures.note(durability);
         let mut changes = vec![Change::SetDurability { checkpoint: Box::new(next), from: checkpoint.durability }];
         changes.extend(job.map(|job| self.end_of_job(job)));
-        match self.inner.records.commit(changes).await {
+        let recorded = self.inner.records.commit(changes).await;
+        match &recorded {
+            Ok(()) if durability == Durability::Durable => {}
+            Ok(()) | Err(RecordsError::Conflict(_)) => drop(self.inner.durability.tries().remove(&id)),
+            // To be tried again, and not at once.
+            Err(_) => drop(self.inner.durability.put_off(id, self.inner.clock.now())),
+        }
+        if recorded.is_ok() {
+            self.inner.durability.figures.note(durability);
+        }
+        match recorded {
             Ok(()) if durability == Durability::Verified => {
                 pass(Point::VerifiedRow);
                 tracing::info!(checkpoint.id = %id, "checkpoint is verified");
@@ -165,14 +171,14 @@ impl Platform {
     /// The row of a checkpoint that has failed for good; `None` if it is tried again later.
     fn failed_once(&self, checkpoint: &Checkpoint, failure: VaultFailure) -> Option<Checkpoint> {
         tracing::warn!(checkpoint.id = %checkpoint.id, %failure, "could not bring a checkpoint into the vault");
+        self.inner.durability.note_damage(checkpoint.org_id, &failure);
+        let failed = self.inner.durability.put_off(checkpoint.id, self.inner.clock.now());
         let mut all = self.inner.durability.tries();
-        let tries = all.entry(checkpoint.id).or_default();
-        tries.failed += 1;
-        tries.last_error = Some(failure.reason.clone());
+        all.entry(checkpoint.id).or_default().last_error = Some(failure.reason.clone());
+        // What is stored and cannot be read back now may be all there is of it: it is not given up for a bad hour.
+        let is_patient = failed < ATTEMPTS || checkpoint.durability == Durability::Durable;
         // Of another server's checkpoint this one may simply not see the store: it is not the one to give it up.
-        if checkpoint.server != self.here() || failure.may_pass && tries.failed < ATTEMPTS {
-            let pause = SignedDuration::from_secs(1 << tries.failed.min(6));
-            tries.not_before = Some(self.inner.clock.now() + pause);
+        if checkpoint.server != self.here() || failure.may_pass && is_patient {
             return None;
         }
         let reason = Some(failure.reason);
@@ -185,13 +191,13 @@ impl Platform {
         if !self.layer_is_here(checkpoint.layer).await.map_err(|error| passing(&error))? {
             let lost = checkpoint.durability_reason.as_deref().map_or(String::new(), |why| format!(" ({why})"));
             let reason = format!("its layer is not on this machine, and the vault does not have all of it{lost}");
-            return Err(VaultFailure { reason, may_pass: false });
+            return Err(VaultFailure::new(reason, false));
         }
         let env = self.inner.records.checkpoint_env(checkpoint.id).await.map_err(|error| passing(&error))?;
         let (layer, scoped) = self.layer_in_scope(checkpoint).await.map_err(|error| passing(&error))?;
         let stored = match self.inner.runtime.layer_tree(layer) {
             Some(tree) => vault.persist(checkpoint, env, &tree, checkpoint.cloned_from.or(checkpoint.parent_id)).await,
-            None => Err(VaultFailure { reason: "layers of this runtime cannot be stored".into(), may_pass: false }),
+            None => Err(VaultFailure::new("layers of this runtime cannot be stored", false)),
         };
         if scoped.is_some()
             && let Err(error) = self.inner.runtime.drop_layer(layer).await
@@ -283,5 +289,5 @@ impl Platform {
 }
 
 fn passing(error: &impl std::fmt::Display) -> VaultFailure {
-    VaultFailure { reason: error.to_string(), may_pass: true }
+    VaultFailure::new(error.to_string(), true)
 }

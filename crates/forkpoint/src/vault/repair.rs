@@ -2,13 +2,15 @@
 
 use super::{Place, print};
 use crate::wire;
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use forkpoint_domain::{
     checkpoint::{Checkpoint, Durability},
     ids::CheckpointId,
+    server::ServerId,
 };
 use forkpoint_engine::ports::records::{Change, CheckpointFilter, Records, RecordsError};
 use forkpoint_records::Database;
+use forkpoint_runtime::local::server_of;
 use forkpoint_vault::{Broken, Progress, Repair, SnapshotRef, Vault, VaultError};
 use serde_json::{Value, json};
 use std::{
@@ -26,7 +28,12 @@ pub(super) async fn run(place: &Place, wait: u64) -> anyhow::Result<()> {
     let records = wire::open_records(&config, &data_dir).await?;
     let repairing = vault.clone();
     let repair = tokio::task::spawn_blocking(move || repairing.repair(&Progress::default())).await??;
-    let mut broken: BTreeMap<CheckpointId, String> = without_record(&vault, &records).await?;
+    // Another server's checkpoints are in its own store, unless that is this one.
+    let only = match config.vault == "local" {
+        true => Some(server_of(&data_dir)?.context("no server has worked on this data directory")?),
+        false => None,
+    };
+    let mut broken: BTreeMap<CheckpointId, String> = without_record(&vault, &records, only).await?;
     broken.extend(repair.broken.iter().map(|Broken { name, problem }| (name.checkpoint, problem.clone())));
     let mut again = Again::default();
     for (id, problem) in broken {
@@ -50,11 +57,15 @@ pub(super) async fn run(place: &Place, wait: u64) -> anyhow::Result<()> {
 }
 
 /// Checkpoints that rows call stored, and that the store does not list.
-async fn without_record(vault: &Vault, records: &Database) -> anyhow::Result<BTreeMap<CheckpointId, String>> {
+async fn without_record(
+    vault: &Vault,
+    records: &Database,
+    only: Option<ServerId>,
+) -> anyhow::Result<BTreeMap<CheckpointId, String>> {
     // Rows before the listing: what is stored meanwhile is listed.
     let mut rows = Vec::new();
     for durability in [Durability::Durable, Durability::Verified] {
-        let filter = CheckpointFilter { durability: Some(durability), ..CheckpointFilter::default() };
+        let filter = CheckpointFilter { durability: Some(durability), server: only, ..CheckpointFilter::default() };
         rows.extend(records.checkpoints(filter).await?);
     }
     let listing = vault.clone();

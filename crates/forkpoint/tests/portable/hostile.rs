@@ -261,5 +261,12 @@ async fn broken_and_hostile_archives_are_refused_whole() {
     let read_only: Value = server.post("/api-keys", json!({ "name": "reader", "scopes": ["read"] })).await.ok();
     let key = read_only["key"].as_str().or(read_only["api_key"]["key"].as_str()).unwrap().to_owned();
     assert_eq!(send(&server, &key, good.archive(), None).await.0, 403);
+    // Whoever may only look sees no values of the environment.
+    for (query, status) in [("", 200), ("?env=true", 403)] {
+        let path = format!("/checkpoints/{}/export{query}", original["id"].as_str().unwrap());
+        let request = server.client.get(format!("{}/api/v1{path}", server.url));
+        let answer = request.header("Authorization", format!("ApiKey {key}")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{query}");
+    }
     assert_eq!(send(&server, "sk-sandbox-x.y.z", good.archive(), None).await.0, 401);
 }

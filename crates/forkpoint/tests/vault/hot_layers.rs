@@ -1,7 +1,7 @@
 //! Layers on this machine within their budget, and back when they are needed.
 
 use crate::{
-    kit::{told, until, verified},
+    kit::{files_of, told, until, verified},
     support::{Answer, Server},
 };
 use serde_json::json;
@@ -106,4 +106,40 @@ async fn a_clone_of_what_is_not_here_is_stored_under_its_own_name() {
     crate::kit::evict(&server, id).await;
     server.restore(&sb, id).await;
     assert_eq!(server.sh(&sb, "cat f").await, "1\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_stays_when_the_vault_does_not_have_it_or_is_damaged() {
+    let server = Server::start().await;
+    let sb = server.sandbox().await;
+    server.sh(&sb, "echo 1 > f").await;
+    let id = verified(&server, &sb, json!({ "name": "one" })).await;
+    let store = server.data_dir().join("vault/orgs");
+    let record = files_of(&store).into_iter().find(|file| file.ends_with(&id)).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    // As if the server had been given another vault: it is stored again, and may go then.
+    let evict = format!("/checkpoints/{id}/evict");
+    server.post(&evict, json!({})).await.refused(409, "operation_in_progress");
+    assert!(is_local(&server.get(&format!("/checkpoints/{id}")).await));
+    until(&server, &id, |answer| answer.body["durability"] == "verified").await;
+    assert!(record.exists());
+    // Damage of what another checkpoint needs keeps this one here, until it is mended.
+    server.sh(&sb, "head -c 3000000 /dev/urandom > g").await;
+    let other = verified(&server, &sb, json!({ "name": "two" })).await;
+    let pack = files_of(&store)
+        .into_iter()
+        .filter(|file| file.parent().unwrap().ends_with("packs"))
+        .max_by_key(|file| file.metadata().unwrap().len())
+        .unwrap();
+    let good = std::fs::read(&pack).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 3] ^= 1;
+    std::fs::write(&pack, &bad).unwrap();
+    server.post(&format!("/checkpoints/{other}/verify"), json!({})).await.refused(409, "checkpoint_damaged");
+    server.post(&evict, json!({})).await.refused(409, "operation_in_progress");
+    assert!(is_local(&server.get(&format!("/checkpoints/{id}")).await));
+    std::fs::write(&pack, &good).unwrap();
+    crate::kit::evict(&server, &id).await;
+    server.restore(&sb, &id).await;
+    assert_eq!(server.sh(&sb, "cat f; test -e g || echo gone").await, "1\ngone\n");
 }

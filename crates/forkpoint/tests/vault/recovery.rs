@@ -45,6 +45,16 @@ async fn checkpoints_come_back_on_another_server_that_shares_store_and_key() {
     // All but the key is gone: database, layers, sandboxes.
     let key = std::fs::read(first.data_dir().join("keys/master.key")).unwrap();
     drop(first);
+    // What cannot be read back at first is not given up: that is in the store, and nowhere else.
+    let bad = files_of(&store)
+        .into_iter()
+        .filter(|file| file.parent().unwrap().ends_with("packs"))
+        .max_by_key(|file| file.metadata().unwrap().len())
+        .unwrap();
+    let good = std::fs::read(&bad).unwrap();
+    let mut rotten = good.clone();
+    rotten[good.len() / 2] ^= 1;
+    std::fs::write(&bad, rotten).unwrap();
     let second = Server::start_with_key(&key, &settings).await;
     let rebuilt = vault(&second, &["rebuild"]);
     let report = printed(&rebuilt);
@@ -62,6 +72,17 @@ async fn checkpoints_come_back_on_another_server_that_shares_store_and_key() {
     let mut second = second;
     second.key = api_key;
     for id in [&all, &scoped, &pinned, &clone] {
+        let settled = |answer: &crate::support::Answer| {
+            ["verified", "failed"].contains(&answer.body["durability"].as_str().unwrap_or_default())
+        };
+        until(&second, id, settled).await;
+    }
+    assert_eq!(told(&second, &all).await["durability"], "failed");
+    std::fs::write(&bad, good).unwrap();
+    for id in [&all, &scoped, &pinned, &clone] {
+        if told(&second, id).await["durability"] == "failed" {
+            second.post(&format!("/checkpoints/{id}/retry"), json!({})).await.ok();
+        }
         until(&second, id, |answer| answer.body["durability"] == "verified").await;
     }
     let now = told(&second, &all).await;

@@ -14,7 +14,7 @@ use forkpoint_domain::{
     server::ServerId,
 };
 use forkpoint_engine::ports::{
-    records::{CheckpointFilter, RecordsError},
+    records::{CheckpointFilter, Kept, RecordsError},
     sealer::Sealed,
 };
 use jiff::Timestamp;
@@ -118,10 +118,17 @@ pub(crate) fn set_durability(checkpoint: Checkpoint, from: Durability) -> Statem
     Statement::new(sql::SET_DURABILITY, args).unless_missing("the checkpoint is gone or was changed")
 }
 
-/// Sets how long a checkpoint is kept.
-pub(crate) fn set_retention(id: CheckpointId, expires_at: Option<Timestamp>, pinned: bool) -> Statement {
-    Statement::new(sql::SET_RETENTION, vec![id.uuid().into(), expires_at.into(), pinned.into()])
-        .unless_missing("the checkpoint is gone")
+/// Sets how long a checkpoint is kept, if that is still as it was.
+pub(crate) fn set_retention(id: CheckpointId, from: Kept, to: Kept) -> Statement {
+    let args = vec![
+        id.uuid().into(),
+        to.until.into(),
+        to.pinned.into(),
+        from.pinned.into(),
+        from.until.is_none().into(),
+        from.until.into(),
+    ];
+    Statement::new(sql::SET_RETENTION, args).unless_missing("the checkpoint is gone or was changed")
 }
 
 /// Makes a checkpoint a tombstone, if its retention is over at `at`.

@@ -8,7 +8,7 @@ use forkpoint_domain::{
     ids::CheckpointId,
     server::ServerId,
 };
-use forkpoint_engine::ports::records::{Change, CheckpointFilter, Records, RecordsError};
+use forkpoint_engine::ports::records::{Change, CheckpointFilter, Kept, Records, RecordsError};
 use uuid::Uuid;
 
 async fn names(records: &dyn Records, filter: CheckpointFilter) -> Vec<String> {
@@ -69,17 +69,27 @@ pub(crate) async fn durability_and_retention_are_set_by_themselves(records: &dyn
         ..one.clone()
     };
     let set = |from| Change::SetDurability { checkpoint: Box::new(stored.clone()), from };
-    records.commit(vec![Change::SetRetention { id: one.id, expires_at: Some(at(10)), pinned: true }]).await.unwrap();
+    let keep = |until, pinned, then, pin| Change::SetRetention {
+        id: one.id,
+        from: Kept { until, pinned },
+        to: Kept { until: then, pinned: pin },
+    };
+    records.commit(vec![keep(one.expires_at, one.pinned, Some(at(10)), true)]).await.unwrap();
     assert!(matches!(records.commit(vec![set(Durability::Failed)]).await, Err(RecordsError::Conflict(_))));
     records.commit(vec![set(Durability::Captured)]).await.unwrap();
     let expected = Checkpoint { expires_at: Some(at(10)), name: "one".into(), pinned: true, ..stored.clone() };
     assert_eq!(records.checkpoint(one.id).await.unwrap(), Some(expected));
+    // Changed meanwhile: whoever read it before changes nothing.
+    for (until, pinned) in [(None, true), (Some(at(11)), true), (Some(at(10)), false)] {
+        let late = keep(until, pinned, None, false);
+        assert!(matches!(records.commit(vec![late]).await, Err(RecordsError::Conflict(_))), "{until:?} {pinned}");
+    }
     let expire = |seconds| Change::ExpireCheckpoint { id: one.id, at: at(seconds) };
     let due = CheckpointFilter { expired_at: Some(at(20)), org: Some(org), ..CheckpointFilter::default() };
     // Pinned, then not due yet, then due.
     assert_eq!(names(records, due.clone()).await, Vec::<String>::new());
     assert!(matches!(records.commit(vec![expire(20)]).await, Err(RecordsError::Conflict(_))));
-    records.commit(vec![Change::SetRetention { id: one.id, expires_at: Some(at(10)), pinned: false }]).await.unwrap();
+    records.commit(vec![keep(Some(at(10)), true, Some(at(10)), false)]).await.unwrap();
     assert!(matches!(records.commit(vec![expire(9)]).await, Err(RecordsError::Conflict(_))));
     assert_eq!(names(records, due).await, ["one"]);
     for (filter, found) in [
@@ -93,7 +103,7 @@ pub(crate) async fn durability_and_retention_are_set_by_themselves(records: &dyn
     assert!(!records.deleted_checkpoints().await.unwrap().contains(&(org, one.id)));
     records.commit(vec![expire(10)]).await.unwrap();
     assert!(records.deleted_checkpoints().await.unwrap().contains(&(org, one.id)));
-    let retain = Change::SetRetention { id: one.id, expires_at: None, pinned: false };
+    let retain = keep(Some(at(10)), false, None, false);
     for change in [expire(10), set(Durability::Durable), retain] {
         assert!(matches!(records.commit(vec![change]).await, Err(RecordsError::Conflict(_))));
     }

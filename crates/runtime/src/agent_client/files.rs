@@ -184,6 +184,7 @@ impl FileRead {
         }
         let frame = self.link.answer(self.deadline).await?;
         match link::parse(&frame)? {
+            AgentFrame::Data([]) => Err(AgentError::Protocol("a frame that says nothing".into())),
             AgentFrame::Data(data) if data.len() as u64 <= self.left => {
                 self.left -= data.len() as u64;
                 Ok(Some(frame.slice_ref(data)))

@@ -17,7 +17,8 @@ impl Inner {
         let host = free_bytes(&self.data_dir).map_err(failed("look at the host's disk"))?;
         let host = host.saturating_sub(self.host_reserve_bytes);
         let disk_bytes = if self.layers_in_image() { layers.saturating_add(host) } else { layers.min(host) };
-        Ok(Room { memory_bytes: available_memory().map_err(failed("look at the host's memory"))?, disk_bytes })
+        let memory_bytes = available_memory().map_err(failed("look at the host's memory"))?;
+        Ok(Room { memory_bytes, disk_bytes, host_bytes: host })
     }
 
     /// Removes a layer. Its room comes back later, sooner if that is short.

@@ -3,13 +3,14 @@
 use super::{
     error::{ApiError, ApiResult, Code},
     extract::idempotency_key,
+    memory::{FREE, Share},
 };
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
-    http::{HeaderMap, header},
+    http::{header, request::Parts},
 };
-use forkpoint_engine::operations::idempotency::IdempotencyKey;
+use forkpoint_engine::{Pace, operations::idempotency::IdempotencyKey};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
@@ -20,16 +21,20 @@ pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// How long a client may take for the next piece of a body.
 pub(crate) const BODY_PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A JSON object of type `T`. A missing body is `{}`; the content type does not matter.
-#[derive(Debug)]
-pub(crate) struct Json<T>(pub(crate) T);
+/// Memory for a body is taken in steps of so many bytes.
+pub(crate) const STEP: usize = 1 << 20;
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+/// A JSON object of type `T` in a body of at most `MOST` bytes. A missing body is `{}`; the content type does not
+/// matter.
+#[derive(Debug)]
+pub(crate) struct Json<T, const MOST: usize = MAX_BODY_BYTES>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned, const MOST: usize> FromRequest<S> for Json<T, MOST> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> ApiResult<Self> {
         let (parts, body) = request.into_parts();
-        parse(&read(&parts.headers, body).await?).map(Self)
+        parse(&read(&parts, body, MOST).await?).map(Self)
     }
 }
 
@@ -45,24 +50,26 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Submitted<T> {
 
     async fn from_request(request: Request, _: &S) -> ApiResult<Self> {
         let (parts, body) = request.into_parts();
-        let body = read(&parts.headers, body).await?;
+        let body = read(&parts, body, MAX_BODY_BYTES).await?;
         let key = idempotency_key(&parts.method, &parts.uri, &parts.headers, &body)?;
         Ok(Self { value: parse(&body)?, key })
     }
 }
 
-/// Reads a whole body within its bounds of size and time.
-async fn read(headers: &HeaderMap, mut body: Body) -> ApiResult<Bytes> {
+/// Reads a whole body within its bounds of size, time and memory.
+async fn read(parts: &Parts, mut body: Body, most: usize) -> ApiResult<Bytes> {
     let too_large = || {
-        let message = format!("the body is larger than {MAX_BODY_BYTES} bytes; send large files to /files/raw");
-        ApiError::new(Code::TooLarge, message).detail("limit_bytes", MAX_BODY_BYTES)
+        let hint = if most == MAX_BODY_BYTES { "; send large files to /files/raw" } else { "" };
+        let message = format!("the body is larger than {most} bytes{hint}");
+        ApiError::new(Code::TooLarge, message).detail("limit_bytes", most)
     };
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+    let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let mut first = Bytes::new();
     let mut whole = Vec::new();
+    let (share, mut room, pace) = (Share::of(&parts.extensions), FREE, Pace::begin());
     loop {
         let piece = match tokio::time::timeout(BODY_PIECE_TIMEOUT, body.frame()).await {
             Err(_) => return Err(ApiError::new(Code::RequestTimeout, "the body did not come; nothing was done")),
@@ -72,8 +79,18 @@ async fn read(headers: &HeaderMap, mut body: Body) -> ApiResult<Bytes> {
             }
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         };
-        if first.len() + whole.len() + piece.len() > MAX_BODY_BYTES {
+        let size = first.len() + whole.len() + piece.len();
+        if size > most {
             return Err(too_large());
+        }
+        if pace.is_too_slow(size as u64) {
+            let message = format!("the body comes slower than {} bytes a second; nothing was done", Pace::LEAST);
+            return Err(ApiError::new(Code::RequestTimeout, message));
+        }
+        while size > room {
+            // Once as it came, once as what was read from it.
+            share.take(2 * STEP).await?;
+            room += STEP;
         }
         // Most bodies come in one piece, which then needs no copy.
         if first.is_empty() && whole.is_empty() {

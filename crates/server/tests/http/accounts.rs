@@ -101,3 +101,10 @@ async fn keys_that_cannot_be_are_refused() {
         server.post("/api/v1/api-keys", body).await.refuses_field(field);
     }
 }
+
+#[tokio::test]
+async fn a_registration_is_small() {
+    let server = Server::new().await;
+    let body = json!({ "organization_name": "x".repeat(20_000), "email": "a@example.com" });
+    register(&server, body, "192.0.2.9:5").await.refused(413, "too_large");
+}

@@ -194,3 +194,37 @@ async fn who_is_refused_while_still_sending_sees_why_and_may_go_on() {
     drop(stream);
     running.task.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_gives_its_place_back() {
+    let options =
+        ConnectionOptions { max_connections: 1, write_timeout: Duration::from_millis(300), ..Default::default() };
+    let running = running(options).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut greedy = socket.connect(running.address).await.unwrap();
+    // More than all buffers on the way can hold.
+    let requests = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(60);
+    greedy.write_all(&requests).await.unwrap();
+    let mut next = running.connect().await;
+    next.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    read_until(&mut next, "ok").await;
+    drop(greedy);
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_its_time_gets_all_of_it() {
+    let options = ConnectionOptions { write_timeout: Duration::from_millis(500), ..Default::default() };
+    let running = running(options).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut slow = socket.connect(running.address).await.unwrap();
+    slow.write_all(&b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(30)).await.unwrap();
+    let (mut buffer, mut seen) = (vec![0; 256 << 10], 0);
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        seen += timeout(SOON, slow.read(&mut buffer)).await.expect("in time").unwrap();
+    }
+    assert!(seen > 0);
+    assert_ne!(timeout(SOON, slow.read(&mut buffer)).await.expect("in time").unwrap(), 0, "cut after {seen} bytes");
+}

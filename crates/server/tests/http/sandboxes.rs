@@ -274,3 +274,28 @@ async fn a_host_that_cannot_is_503_or_507_and_nothing_is_left() {
     assert_eq!((server.test.runtime.running_count(), server.test.runtime.layer_count()), (0, 0));
     assert_eq!(server.get("/api/v1/sandboxes").await.json(), json!({"sandboxes": []}));
 }
+
+#[tokio::test]
+async fn a_fork_that_is_sent_again_and_fails_takes_nothing_from_the_first_one() {
+    let server = Server::new().await;
+    let id = server.sandbox().await;
+    let send = || {
+        let (path, key) = (format!("/api/v1/sandbox/{id}/fork"), [("idempotency-key", "again")]);
+        async move { (path, key) }
+    };
+    let fork = async || {
+        let (path, key) = send().await;
+        server.call_with(Method::POST, &path, &key, json!({ "count": 1 }).to_string()).await
+    };
+    let first = fork().await;
+    assert_eq!(first.status, 201, "{first:?}");
+    let (checkpoint, forked) = (first.text_at("/checkpoint_id"), first.text_at("/forked_id"));
+    assert_eq!(server.delete(&format!("/api/v1/sandbox/{forked}")).await.status, 200);
+    // The fork is gone, so another is to be made, and there is no room for it.
+    server.test.runtime.fail_next([RuntimeError::NoSpace("layers".into())]);
+    assert_eq!(fork().await.status, 507);
+    let still = server.get(&format!("/api/v1/checkpoints/{checkpoint}")).await;
+    assert_eq!((still.status, still.text_at("/status")), (200, "ready".into()));
+    let last = fork().await;
+    assert_eq!((last.status, last.text_at("/checkpoint_id")), (201, checkpoint));
+}

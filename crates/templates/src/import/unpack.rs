@@ -167,10 +167,12 @@ impl Unpacker<'_> {
                     return Err(Error::unfit(self.origin, path, "lies below something that is not a directory"));
                 }
                 None => {
+                    self.writer.remember(&path[..at])?;
                     self.seen.insert(path[..at].to_vec(), Seen::Directory);
                 }
             }
         }
+        self.writer.remember(path)?;
         self.seen.insert(path.to_vec(), now);
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct TreeWriter {
     times: HashMap<Vec<u8>, (i64, u32)>,
     entries: u64,
     bytes: u64,
+    /// Bytes of memory that names take which are remembered until the end.
+    names: u64,
 }
 
 impl TreeWriter {
@@ -72,6 +74,7 @@ impl TreeWriter {
             times: HashMap::new(),
             entries: 0,
             bytes: 0,
+            names: 0,
         })
     }
 
@@ -119,6 +122,7 @@ impl TreeWriter {
             open_subdir(self.at(), &name, &self.show(path))?
         };
         self.dress(dir.as_fd(), path, attributes, attributes.mode & 0o7777)?;
+        self.remember(path)?;
         self.times.insert(path.to_vec(), attributes.mtime);
         Ok(())
     }
@@ -275,9 +279,10 @@ impl TreeWriter {
         }
     }
 
-    /// Removes what `path` is, with all below it but what `keep` names; fine if there is nothing.
+    /// Removes what `path` is, with all below it but what `keep` names; fine if there is nothing. Every name looked at
+    /// counts as an entry: an archive can say this again and again of a directory that it keeps.
     pub(crate) fn clear(&mut self, path: &[u8], whole: bool, keep: &dyn Fn(&[u8]) -> bool) -> Result<()> {
-        self.check(path)?;
+        self.begin(path, 0)?;
         self.parent = None;
         if path.is_empty() {
             let root = self.root.try_clone().map_err(Error::io("open", &self.shown))?;
@@ -303,7 +308,7 @@ impl TreeWriter {
         }
     }
 
-    fn clear_below(&self, dir: BorrowedFd<'_>, path: &[u8], keep: &dyn Fn(&[u8]) -> bool) -> Result<()> {
+    fn clear_below(&mut self, dir: BorrowedFd<'_>, path: &[u8], keep: &dyn Fn(&[u8]) -> bool) -> Result<()> {
         let shown = self.show(path);
         for entry in entries(dir, &shown)? {
             let mut below = path.to_vec();
@@ -311,6 +316,7 @@ impl TreeWriter {
                 below.push(b'/');
             }
             below.extend_from_slice(entry.name.to_bytes());
+            self.count(0)?;
             if !keep(&below) {
                 remove_at(dir, &entry.name, &self.show(&below))?;
             } else if entry.file_type() == FileType::Directory {
@@ -343,6 +349,11 @@ impl TreeWriter {
     /// Checks a path and counts the entry.
     fn begin(&mut self, path: &[u8], size: u64) -> Result<()> {
         self.check(path)?;
+        self.count(size)
+    }
+
+    /// Counts an entry of `size` bytes.
+    fn count(&mut self, size: u64) -> Result<()> {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(size);
         let passed = |reason: String| Error::TooLarge { origin: self.origin.clone(), reason };
@@ -353,6 +364,20 @@ impl TreeWriter {
             return Err(passed(format!("files of more than {} bytes in all", self.limits.max_bytes)));
         }
         Ok(())
+    }
+
+    /// Counts the memory that a name takes which is remembered until the end.
+    pub(crate) fn remember(&mut self, path: &[u8]) -> Result<()> {
+        /// About what a map needs besides.
+        const OVERHEAD: u64 = 64;
+        self.names += path.len() as u64 + OVERHEAD;
+        match self.names > self.limits.max_names {
+            true => Err(Error::TooLarge {
+                origin: self.origin.clone(),
+                reason: format!("names of more than {} bytes in all", self.limits.max_names),
+            }),
+            false => Ok(()),
+        }
     }
 
     fn check(&self, path: &[u8]) -> Result<()> {

@@ -51,7 +51,7 @@ fn layers() -> Vec<Vec<u8>> {
     vec![base.end(), second.end(), third.0]
 }
 
-fn config(layers: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn config(layers: &[Vec<u8>]) -> Vec<u8> {
     let ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", hex(layer))).collect();
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     json!({

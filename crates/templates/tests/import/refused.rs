@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use forkpoint_templates::{Limits, Publication};
+use serde_json::json;
 use tar::EntryType;
 
 use crate::archive::{Archive, gzip, xz, zstd};
+use crate::images::config;
 use crate::place::Place;
 
 #[test]
@@ -187,6 +189,39 @@ fn bombs_are_refused_by_ratio_size_and_count() {
     assert!(place.refuses_with("many entries", &publication(few), &source).contains("more than 40 entries"));
     let small = Limits { max_bytes: 200, ..Limits::default() };
     assert!(place.refuses_with("many bytes", &publication(small), &source).contains("more than 200 bytes"));
+}
+
+#[test]
+fn marks_that_hide_again_and_again_are_refused() {
+    let place = Place::new();
+    let many = (0..100).fold(Archive::root().dir("d"), |archive, n| archive.file(&format!("d/{n}"), ""));
+    let layer = (0..100).fold(many, |archive, _| archive.file("d/.wh..wh..opq", "")).end();
+    let images = json!([{ "Config": "config.json", "Layers": ["layer.tar"] }]).to_string();
+    let archive = Archive::default()
+        .raw(EntryType::Regular, b"layer.tar", &layer, |_| {})
+        .raw(EntryType::Regular, b"config.json", &config(&[layer.clone()]), |_| {})
+        .file("manifest.json", &images);
+    let source = place.write("image.tar", &archive.end());
+    // All it looks at counts, so that what a few bytes ask for is bounded.
+    let limits = Limits { max_entries: 5000, ..Limits::default() };
+    let publication = Publication { name: "bad".into(), limits, ..Publication::default() };
+    assert!(place.refuses_with("marks", &publication, &source).contains("more than 5000 entries"));
+    place.import("good", &source).unwrap();
+}
+
+#[test]
+fn names_that_take_all_memory_are_refused() {
+    let place = Place::new();
+    // Every file in a deep place of its own: each of the directories on the way has to be remembered.
+    let mut archive = Archive::root();
+    for n in 0..20 {
+        let path = format!("{n:0>200}/{}x", format!("{}/", "d".repeat(18)).repeat(190));
+        archive = archive.pax(&[("path", path.as_bytes())]).file("x", "");
+    }
+    let source = place.write("names.tar.zst", &zstd(&archive.end()));
+    let limits = Limits { max_names: 4 << 20, ..Limits::default() };
+    let publication = Publication { name: "bad".into(), limits, ..Publication::default() };
+    assert!(place.refuses_with("names", &publication, &source).contains("names of more than 4194304 bytes"));
 }
 
 #[test]

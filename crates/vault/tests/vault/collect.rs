@@ -117,12 +117,15 @@ fn writers_beside_a_collector_lose_nothing() {
                 })
             })
             .collect();
-        let collectors = [scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                collect(&home.vault);
-                collect(&other_server);
-            }
-        })];
+        // Two at once: each might rely on the copy of a chunk that the other removes.
+        let collectors = [&home.vault, &other_server].map(|vault| {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    collect(vault);
+                }
+            })
+        });
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         collectors.into_iter().for_each(|collector| collector.join().unwrap());
@@ -179,4 +182,28 @@ fn an_organisation_that_cannot_be_read_is_left_alone() {
     assert_eq!(collected.skipped.len(), 1);
     assert!(collected.skipped[0].1.contains("checkpoints/"), "names the object: {collected:?}");
     assert_eq!(home.packs(), packs);
+}
+
+#[test]
+fn one_process_collects_or_mends_at_a_time() {
+    let home = Home::new();
+    let tree = tempfile::tempdir().unwrap();
+    many_files(tree.path(), 1, 20, 4000);
+    home.persist(tree.path(), snapshot(1, 1));
+    home.vault.delete(snapshot(1, 1)).unwrap();
+    // Another machine's collector is at work, of which this one has no note.
+    let upkeep = home.folder.path().join("store/orgs").join(org(1).to_string()).join("upkeep");
+    fs::create_dir_all(&upkeep).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let other = upkeep.join(format!("{now:013}-{:016x}", 7));
+    fs::write(&other, "at work").unwrap();
+    let packs = home.packs();
+    let busy = std::thread::scope(|scope| scope.spawn(|| collect(&home.vault)).join().unwrap());
+    assert!(busy.skipped[0].1.contains("by another process"), "{busy:?}");
+    assert_eq!((home.packs(), busy.packs_condemned), (packs, 0));
+    // It gave no sign of life for long.
+    let old = std::time::SystemTime::now() - Duration::from_secs(3 * 3600);
+    fs::File::options().write(true).open(&other).unwrap().set_modified(old).unwrap();
+    assert!(collect(&home.vault).packs_removed > 0);
+    assert!(objects(home.folder.path(), "upkeep").is_empty());
 }

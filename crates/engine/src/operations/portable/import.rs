@@ -5,7 +5,7 @@ use crate::{
     Caller, Error, Platform, Result,
     failpoint::{Point, pass},
     operations::idempotency::IdempotencyKey,
-    platform::{new_uuid, templates::TemplateClaim},
+    platform::{new_uuid, templates::TemplateClaim, transfers::Upload},
     ports::{
         guest::ByteStream,
         portable::{Archived, ArchivedTemplate, EnvState, Portable},
@@ -30,13 +30,12 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{fs::File, sync::Arc};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// What an archive may have beyond the bytes of a checkpoint's files: its template, headers, documents.
 const BESIDE_FILES: u64 = 16 << 30;
 /// Room is looked at once in so many bytes.
-const LOOK_EVERY: u64 = 64 << 20;
+const LOOK_EVERY: u64 = 16 << 20;
 /// An archive is not taken in when less than this is left.
 const LEAST_ROOM: u64 = 256 << 20;
 
@@ -58,7 +57,7 @@ pub struct ReceivedArchive {
     file: Arc<File>,
     name: Option<String>,
     key: Option<IdempotencyKey>,
-    _place: OwnedSemaphorePermit,
+    _upload: Upload,
 }
 
 impl Platform {
@@ -82,13 +81,13 @@ impl Platform {
         if request.size.is_some_and(|size| size > self.largest_archive()) {
             return Err(self.archive_too_large());
         }
-        let place = self.transfer().await?;
+        let upload = self.inner.transfers.upload(caller.org_id)?;
         let (file, digest) = self.receive(&*portable, content).await?;
         let key = request.key.map(|key| IdempotencyKey {
             key,
             fingerprint: fingerprint(request.name.as_deref().unwrap_or_default(), &digest),
         });
-        Ok(ReceivedArchive { portable, file: Arc::new(file), name: request.name, key, _place: place })
+        Ok(ReceivedArchive { portable, file: Arc::new(file), name: request.name, key, _upload: upload })
     }
 
     /// Makes a checkpoint of an archive. Whatever is wrong with that, nothing is left.
@@ -114,7 +113,7 @@ impl Platform {
             }
             if looked.is_none_or(|at| size - at > LOOK_EVERY) {
                 looked = Some(size);
-                if self.inner.runtime.room().await?.disk_bytes < LEAST_ROOM {
+                if self.inner.runtime.room().await?.host_bytes < LEAST_ROOM {
                     return Err(Error::OutOfSpace(
                         "the host has too little disk space left for the archive; nothing was kept".into(),
                     ));
@@ -132,7 +131,8 @@ impl Platform {
     }
 
     async fn take_in(&self, caller: &Caller, received: ReceivedArchive) -> Result<Checkpoint> {
-        let ReceivedArchive { portable, file: archive, name, key, _place } = received;
+        let ReceivedArchive { portable, file: archive, name, key, _upload } = received;
+        let _place = self.transfer().await?;
         let inner = &self.inner;
         if let Some(made) = self.made_before(caller, key.as_ref()).await? {
             let id = made.first().and_then(|id| id.parse::<CheckpointId>().ok());

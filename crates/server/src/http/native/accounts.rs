@@ -139,12 +139,18 @@ pub(super) struct CreatedKey {
     key: String,
 }
 
+/// The largest body of a registration, in bytes: it comes from anybody.
+const MAX_REGISTRATION_BYTES: usize = 16 << 10;
+
 /// Registers an organisation
 ///
 /// Makes the organisation, its owner and a first API key. Needs no key.
 #[utoipa::path(post, path = "/register", tag = "accounts", security(()), request_body = RegisterBody,
     responses((status = 201, description = "The key is shown this once", body = Registered)))]
-pub(super) async fn register(State(app): State<App>, Json(body): Json<RegisterBody>) -> ApiResult {
+pub(super) async fn register(
+    State(app): State<App>,
+    Json(body): Json<RegisterBody, MAX_REGISTRATION_BYTES>,
+) -> ApiResult {
     let registration = Registration {
         organization_name: body.organization_name,
         email: body.email,

@@ -3,9 +3,10 @@
 use super::{EntryView, parse_mode};
 use crate::http::{
     App,
-    body::{Json, MAX_BODY_BYTES},
+    body::{Json, MAX_BODY_BYTES, STEP},
     error::{ApiError, ApiResult, Code},
     extract::{Id, Query},
+    memory::{FREE, Share},
     patience::{json, patiently},
 };
 use axum::{Extension, body::Bytes, extract::State, http::StatusCode};
@@ -139,6 +140,7 @@ pub(in super::super) async fn read_file(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<SandboxId>,
+    Extension(share): Extension<Share>,
     query: Query,
 ) -> ApiResult {
     let path = SandboxPath::parse("path", query.required("path")?)?;
@@ -146,7 +148,7 @@ pub(in super::super) async fn read_file(
     patiently(app.patience(), StatusCode::OK, async move {
         let file = platform.read_file(&caller, id, &path, 0, None).await?;
         let mut entry = file.entry.clone();
-        let content = whole(file).await?;
+        let content = whole(file, &share).await?;
         entry.size = content.len() as u64;
         Ok(ContentView { content: BASE64.encode(content), encoding: "base64", entry: entry.into() })
     })
@@ -154,7 +156,7 @@ pub(in super::super) async fn read_file(
 }
 
 /// Reads all of a file within the limit, whatever size it claims.
-async fn whole(mut file: FileContent) -> ApiResult<Vec<u8>> {
+async fn whole(mut file: FileContent, share: &Share) -> ApiResult<Vec<u8>> {
     let too_large = || {
         let message = format!("the file is larger than {MAX_BODY_BYTES} bytes; read it raw with GET …/files/raw");
         ApiError::new(Code::TooLarge, message).detail("limit_bytes", MAX_BODY_BYTES)
@@ -162,12 +164,21 @@ async fn whole(mut file: FileContent) -> ApiResult<Vec<u8>> {
     if file.entry.size > MAX_BODY_BYTES as u64 {
         return Err(too_large());
     }
+    // Its bytes, the same in base64, and that in JSON.
+    let mut room = (file.entry.size as usize).max(FREE);
+    if file.entry.size > FREE as u64 {
+        share.take(4 * room).await?;
+    }
     let mut bytes = Vec::with_capacity(file.entry.size as usize);
     while let Some(piece) = file.content.next().await {
         let piece =
             piece.map_err(|error| ApiError::conflict("sandbox_unreachable", format!("reading broke off: {error}")))?;
         if bytes.len() + piece.len() > MAX_BODY_BYTES {
             return Err(too_large());
+        }
+        if bytes.len() + piece.len() > room {
+            share.take(4 * STEP).await?;
+            room += STEP;
         }
         bytes.extend_from_slice(&piece);
     }

@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use forkpoint_domain::{ids::SandboxId, path::SandboxPath};
-use forkpoint_engine::{Caller, ports::guest::ByteStream};
+use forkpoint_engine::{Caller, Pace, ports::guest::ByteStream};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use std::io;
 
@@ -118,13 +118,20 @@ pub(in super::super) async fn upload_file(
 /// A body as it comes; one that stops coming is an error, so that nothing is made of it.
 pub(in super::super) fn incoming(body: Body) -> ByteStream {
     let pieces = body.into_data_stream().map_err(io::Error::other);
-    stream::unfold(Some(pieces), |pieces| async {
-        let mut pieces = pieces?;
+    let late = |problem: String| Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+    stream::unfold(Some((pieces, Pace::begin(), 0)), move |state| async move {
+        let (mut pieces, pace, size) = state?;
         match tokio::time::timeout(BODY_PIECE_TIMEOUT, pieces.next()).await {
             Ok(None) => None,
-            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
+            Ok(Some(Ok(_))) if pace.is_too_slow(size) => {
+                Some((late(format!("the body comes slower than {} bytes a second", Pace::LEAST)), None))
+            }
+            Ok(Some(Ok(piece))) => {
+                let size = size + piece.len() as u64;
+                Some((Ok(piece), Some((pieces, pace, size))))
+            }
             Ok(Some(Err(error))) => Some((Err(error), None)),
-            Err(_) => Some((Err(io::Error::new(io::ErrorKind::TimedOut, "the body did not come")), None)),
+            Err(_) => Some((late("the body did not come".into()), None)),
         }
     })
     .boxed()
