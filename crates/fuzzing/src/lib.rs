@@ -3,6 +3,7 @@
 //!
 //! A target panics when a parser does, or when what it accepted breaks a promise.
 
+mod checkpoint;
 mod layer;
 
 use forkpoint_templates::Limits;
@@ -22,9 +23,11 @@ pub const TARGETS: &[Target] = &[
     ("proof", proof),
     ("object_key", object_key),
     ("archive", archive),
+    ("checkpoint", checkpoint::checkpoint),
     ("change_walk", layer::change_walk),
 ];
 
+pub use checkpoint::checkpoint;
 pub use layer::change_walk;
 
 /// A stored directory: what is accepted has exactly one form.

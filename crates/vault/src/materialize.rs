@@ -11,12 +11,13 @@ use crate::{
     tree::{Body, Content, Leaf, LeafKind, Node, NodeRef, RootHash},
 };
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags},
+    fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags},
     io::Errno,
 };
 use std::{
     collections::HashMap,
     fs::File,
+    num::NonZeroU64,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::FileExt,
@@ -28,6 +29,8 @@ use std::{
 
 /// How many directories are kept open.
 const OPEN: usize = 128;
+/// So many bytes of a file begin to go to the disk at once: else all waits for the end, when nothing else is done.
+const WRITE_OUT: u64 = 128 << 10;
 
 /// What writing a tree took.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,6 +237,11 @@ impl Tree<'_> {
     }
 }
 
+/// Begins to write what is dirty of a file, and waits for nothing; a hint. What is clean by then may leave memory.
+fn write_out(file: &File, offset: u64, length: Option<NonZeroU64>) {
+    let _ = rustix::fs::fadvise(file, offset, length, Advice::DontNeed);
+}
+
 /// Writes contents as they come.
 struct Contents<'a> {
     tree: &'a Tree<'a>,
@@ -256,11 +264,18 @@ impl Take for Contents<'_> {
         file.write_all_at(bytes, offset).map_err(|error| {
             let path = join(&self.tree.directories[place.0].0, self.tree.name(place));
             VaultError::files("write", path, error)
-        })
+        })?;
+        if bytes.len() as u64 >= WRITE_OUT {
+            write_out(&file, offset, NonZeroU64::new(bytes.len() as u64));
+        }
+        Ok(())
     }
 
     fn done(&self, number: usize) -> Result<()> {
         let (place, content) = self.files[number];
+        if content.size >= WRITE_OUT {
+            write_out(&self.open(place)?, 0, None);
+        }
         let last = content.segments.last();
         let end =
             last.map_or(0, |last| last.offset + last.pieces.iter().map(|piece| u64::from(piece.len)).sum::<u64>());

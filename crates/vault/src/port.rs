@@ -91,9 +91,13 @@ impl VaultPort for Vault {
     }
 
     async fn holds(&self, org: OrgId, checkpoint: CheckpointId, checksum: &str) -> Result<bool, VaultFailure> {
-        let (vault, checksum) = (self.clone(), checksum.to_owned());
-        blocking(move || match vault.read(SnapshotRef { org, checkpoint }) {
+        let (vault, checksum, name) = (self.clone(), checksum.to_owned(), SnapshotRef { org, checkpoint });
+        blocking(move || match vault.read(name) {
             Ok(snapshot) => Ok(snapshot.root.to_string() == checksum),
+            // A store that lists it all the same is not to be believed.
+            Err(VaultError::NotFound(_)) if vault.list(org)?.contains(&name) => {
+                Err(VaultError::Broken("the store lists a record, and says that it does not have it; try again"))
+            }
             Err(VaultError::NotFound(_)) => Ok(false),
             Err(error) => Err(error),
         })

@@ -180,10 +180,12 @@ impl Platform {
         match vault.holds(row.org_id, row.id, &row.checksum).await {
             Ok(true) => return Ok(true),
             Ok(false) => {}
-            Err(failure) => {
+            Err(failure) if failure.damaged.is_some() => {
+                tracing::error!(checkpoint.id = %row.id, %failure, "a layer stays: its checkpoint's record is damaged");
                 self.inner.durability.note_damage(row.org_id, &failure);
-                return Err(unknown(failure));
+                return Ok(false);
             }
+            Err(failure) => return Err(unknown(failure)),
         }
         tracing::error!(checkpoint.id = %row.id, "a verified checkpoint is not in the vault; it is stored again");
         let again = Checkpoint {

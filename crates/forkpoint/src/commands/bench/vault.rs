@@ -105,7 +105,7 @@ impl Name {
             Self::PersistUnchanged => ("the same files again, unchanged", "s", Goal::None),
             Self::PersistChanged => ("the same files, 1 % of them changed", "s", Goal::None),
             Self::PersistChangedBytes => ("bytes sent for a changed byte", "x", Goal::Most(3.0)),
-            Self::Restore => ("cold restore of the mixed files", "s", Goal::Faster(2.0)),
+            Self::Restore => ("cold restore of the mixed files, synced", "s", Goal::Faster(2.0)),
             Self::ManyUnchanged => ("a layer of many small files again, unchanged", "ms", Goal::Most(400.0)),
             Self::ManyUnchangedBytes => ("bytes of file data sent for that", "bytes", Goal::Most(0.0)),
             Self::RelatedBytes => ("stored size of ten related layers", "MiB", Goal::Smaller(1.1)),

@@ -30,8 +30,11 @@ impl Restic {
         self.run(&["backup", &tree.to_string_lossy()])
     }
 
+    /// Until it is on stable storage, as a restore from the vault is when it answers; restic itself does not sync.
     pub(super) fn restore(&self, into: &Path) -> Result<(), Failure> {
-        self.run(&["restore", "latest", "--target", &into.to_string_lossy()])
+        self.run(&["restore", "latest", "--target", &into.to_string_lossy()])?;
+        let synced = std::fs::File::open(into).map(|folder| rustix::fs::syncfs(folder));
+        synced.map_err(Failure::io("open what restic restored"))?.map_err(|error| Failure::Other(error.to_string()))
     }
 
     /// Bytes of its repository.
