@@ -35,8 +35,8 @@ use hot::HotLayers;
 use keys::KeyCache;
 use live::LiveSandboxes;
 use std::{future::Future, sync::Arc, time::Duration};
-use transfers::Transfers;
 use tokio_util::task::TaskTracker;
+use transfers::Transfers;
 use uuid::Uuid;
 
 /// What an operator can set of the engine.

@@ -116,7 +116,6 @@ async fn require_own(records: &Database, data_dir: &Path) -> anyhow::Result<()> 
     Ok(())
 }
 
-
 /// Opens everything of a data directory and brings it in step with the host. Templates come later.
 pub(crate) async fn open(config: &Config, data_dir: &Path) -> anyhow::Result<Parts> {
     let master = MasterKey::open_or_create(&data_dir.join("keys").join("master.key")).context("master key")?;

@@ -18,8 +18,7 @@ pub fn checkpoint(bytes: &[u8]) {
     if written.is_err() || fs::create_dir(&upper).is_err() {
         return;
     }
-    let limits =
-        Limits { max_entries: 2000, max_bytes: 16 << 20, max_ratio: 200, max_layers: 16, max_names: 16 << 20 };
+    let limits = Limits { max_entries: 2000, max_bytes: 16 << 20, max_ratio: 200, max_layers: 16, max_names: 16 << 20 };
     let goes_on = || false;
     if let Ok(file) = fs::File::open(&path)
         && let Ok(import) = Import::open(file, &limits, &goes_on)

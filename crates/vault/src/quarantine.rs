@@ -38,7 +38,9 @@ impl Vault {
         let (mut saved, mut lost) = (0, 0);
         let packed = match ObjectKey::parse(object) {
             Some(ObjectKey::Pack(org, pack)) => self.0.org(org)?.map(|org| (org, pack)),
-            Some(ObjectKey::Record(_) | ObjectKey::Condemned(..) | ObjectKey::Lease(..) | ObjectKey::Upkeep(..)) => None,
+            Some(ObjectKey::Record(_) | ObjectKey::Condemned(..) | ObjectKey::Lease(..) | ObjectKey::Upkeep(..)) => {
+                None
+            }
             _ => {
                 let problem = format!("{object} is not a pack, record, mark or lease of the vault");
                 return Err(VaultError::Malformed { what: "the name of an object", problem });

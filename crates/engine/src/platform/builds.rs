@@ -128,7 +128,8 @@ mod tests {
     fn places_are_bounded_and_given_back() {
         let builds = Builds::default();
         let org = |number: usize| OrgId::from_uuid(Uuid::from_u128(number as u128));
-        let mut places: Vec<_> = (0..AT_ONCE).map(|number| builds.begin(org(number / 4), id(number)).unwrap()).collect();
+        let mut places: Vec<_> =
+            (0..AT_ONCE).map(|number| builds.begin(org(number / 4), id(number)).unwrap()).collect();
         assert!(builds.begin(org(9), id(99)).unwrap_err().to_string().contains("at most 16"));
         assert!(builds.is_live(&id(3).to_string()) && !builds.is_live("bld-nonsense"));
         places.pop();

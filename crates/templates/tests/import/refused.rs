@@ -199,7 +199,7 @@ fn marks_that_hide_again_and_again_are_refused() {
     let images = json!([{ "Config": "config.json", "Layers": ["layer.tar"] }]).to_string();
     let archive = Archive::default()
         .raw(EntryType::Regular, b"layer.tar", &layer, |_| {})
-        .raw(EntryType::Regular, b"config.json", &config(&[layer.clone()]), |_| {})
+        .raw(EntryType::Regular, b"config.json", &config(std::slice::from_ref(&layer)), |_| {})
         .file("manifest.json", &images);
     let source = place.write("image.tar", &archive.end());
     // All it looks at counts, so that what a few bytes ask for is bounded.

@@ -33,7 +33,7 @@ impl Restic {
     /// Until it is on stable storage, as a restore from the vault is when it answers; restic itself does not sync.
     pub(super) fn restore(&self, into: &Path) -> Result<(), Failure> {
         self.run(&["restore", "latest", "--target", &into.to_string_lossy()])?;
-        let synced = std::fs::File::open(into).map(|folder| rustix::fs::syncfs(folder));
+        let synced = std::fs::File::open(into).map(rustix::fs::syncfs);
         synced.map_err(Failure::io("open what restic restored"))?.map_err(|error| Failure::Other(error.to_string()))
     }
 
