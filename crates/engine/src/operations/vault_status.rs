@@ -141,7 +141,10 @@ impl Platform {
                 let pause = now.duration_since(began).saturating_mul(COUNT_SHARE).max(COUNT_EVERY);
                 self.inner.durability.note_usage(org, counted, now.saturating_add(pause).unwrap_or(Timestamp::MAX));
             }
-            Err(error) => tracing::warn!(%org, %error, "could not count what checkpoints take in the vault"),
+            Err(error) => {
+                tracing::warn!(%org, %error, "could not count what checkpoints take in the vault");
+                self.inner.durability.count_again(org, self.inner.clock.now() + COUNT_EVERY);
+            }
         }
     }
 }

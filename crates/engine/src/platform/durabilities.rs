@@ -165,6 +165,13 @@ impl Durabilities {
         Some(due)
     }
 
+    /// What an organisation's checkpoints take could not be counted, and is to be later.
+    pub(crate) fn count_again(&self, org: OrgId, not_before: Timestamp) {
+        let mut usages = self.usages();
+        usages.stale.insert(org);
+        usages.not_before.insert(org, not_before);
+    }
+
     pub(crate) fn note_usage(&self, org: OrgId, counted: Vec<(CheckpointId, Usage)>, not_before: Timestamp) {
         let mut usages = self.usages();
         usages.known.insert(org, counted.into_iter().collect());

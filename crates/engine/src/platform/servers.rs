@@ -89,6 +89,7 @@ impl Platform {
             return Ok(None);
         }
         tokio::pin!(work);
+        let mut claimed = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 done = &mut work => {
@@ -98,9 +99,13 @@ impl Platform {
                     return Ok(Some(done));
                 }
                 () = tokio::time::sleep(RENEW_EVERY) => match self.claim_job(job).await {
-                    Ok(true) => {}
+                    Ok(true) => claimed = tokio::time::Instant::now(),
                     Ok(false) => {
                         tracing::warn!(job, "another server has taken this over");
+                        return Ok(None);
+                    }
+                    Err(error) if claimed.elapsed() > LEASE.unsigned_abs() => {
+                        tracing::warn!(job, %error, "a claim ran out that could not be renewed; others may have it now");
                         return Ok(None);
                     }
                     Err(error) => tracing::warn!(job, %error, "could not renew a claim"),
