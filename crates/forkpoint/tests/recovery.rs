@@ -180,6 +180,9 @@ fn children_of(parent: u32) -> Vec<Pid> {
         .collect()
 }
 
+/// How many checkpoints a look leaves for the next one.
+const KEPT: usize = 40;
+
 async fn verify(server: &Server, told: &Arc<Mutex<Told>>) {
     let (checkpoints, trees, sandboxes) = {
         let told = told.lock().unwrap();
@@ -210,6 +213,12 @@ async fn verify(server: &Server, told: &Arc<Mutex<Told>>) {
         server.delete(&format!("/sandbox/{}", one["id"].as_str().unwrap())).await.ok();
     }
     told.lock().unwrap().sandboxes.clear();
+    // Nor should each look take longer than the one before: some that have outlived many kills go.
+    let surplus = checkpoints.len().saturating_sub(KEPT);
+    for id in checkpoints.keys().take(surplus) {
+        server.delete(&format!("/checkpoints/{id}")).await.ok();
+        told.lock().unwrap().checkpoints.remove(id);
+    }
 }
 
 struct Worker {
