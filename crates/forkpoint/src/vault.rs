@@ -140,7 +140,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Command::Gc { place } => {
             let vault = place.open().await?;
             let done = tokio::task::spawn_blocking(move || vault.collect(&CollectOptions::default())).await??;
+            let skipped: Vec<_> =
+                done.skipped.iter().map(|(org, problem)| json!({ "organization": org, "problem": problem })).collect();
             print(&json!({
+                "skipped": skipped,
                 "packs_condemned": done.packs_condemned,
                 "packs_removed": done.packs_removed,
                 "packs_rewritten": done.packs_rewritten,
