@@ -232,6 +232,7 @@ impl Collection<'_> {
         let ((), sent) = with_sink(&session, &self.options.progress, |sink| {
             let mut bundlers = Bundlers::new(sink);
             for pack in &partly {
+                self.go_on()?;
                 let fetcher = Fetcher::new(self.vault, &self.org, Some(&self.options.progress));
                 copy_needed(&fetcher, *pack, &mut bundlers, |stretch, index| {
                     needed_parts(stretch, *pack, index, marks)

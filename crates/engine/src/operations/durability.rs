@@ -146,6 +146,10 @@ impl Platform {
 
     /// Removes a layer that the vault can bring back; `false`: something needs it, or not all of it is verified.
     pub(crate) async fn evict_layer(&self, layer: LayerId) -> Result<bool> {
+        // Before others have to wait for this: the store may take its time.
+        if !self.may_come_back(layer).await? {
+            return Ok(false);
+        }
         let _settling = self.inner.hot.settling().await;
         if self.inner.claims.is_claimed(layer) {
             return Ok(false);
@@ -155,18 +159,23 @@ impl Platform {
         if rows.is_empty() || rows.iter().any(|row| row.durability != Durability::Verified) {
             return Ok(false);
         }
-        // It went before, and nothing depends on whether it comes back.
-        if !self.inner.runtime.has_layer(layer).await? {
-            return Ok(true);
-        }
-        for row in &rows {
-            if !self.comes_back(row).await? {
-                return Ok(false);
-            }
-        }
         self.inner.runtime.drop_layer(layer).await?;
         pass(Point::EvictDropped);
         self.inner.durability.figures.evicted.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Whether the vault has every verified checkpoint that shares a layer; also if the layer went before.
+    async fn may_come_back(&self, layer: LayerId) -> Result<bool> {
+        if !self.inner.runtime.has_layer(layer).await? {
+            return Ok(true);
+        }
+        let sharing = CheckpointFilter { layer: Some(layer), ..CheckpointFilter::default() };
+        for row in self.inner.records.checkpoints(sharing).await? {
+            if row.durability == Durability::Verified && !self.comes_back(&row).await? {
+                return Ok(false);
+            }
+        }
         Ok(true)
     }
 

@@ -98,7 +98,7 @@ pub enum Change {
     /// Records how far a checkpoint is: durability, reason, checksum and times, nothing else of it. `Conflict` if it
     /// is gone or not at `from` any more.
     SetDurability { checkpoint: Box<Checkpoint>, from: Durability },
-    /// Sets how long a checkpoint is kept; `Conflict` if it is gone.
+    /// Sets how long a checkpoint is kept; `Conflict` if it is gone, or not kept as `from` says any more.
     SetRetention { id: CheckpointId, from: Kept, to: Kept },
     /// Deletes a checkpoint whose retention is over at `at`; `Conflict` if it is gone, pinned or kept for longer.
     ExpireCheckpoint { id: CheckpointId, at: Timestamp },
