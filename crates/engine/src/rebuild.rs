@@ -30,8 +30,8 @@ pub struct Rebuilt {
 }
 
 /// Makes the rows that are missing of one organisation's stored checkpoints, and of the organisation itself. Each
-/// row is complete or not there: an interrupted run is simply repeated. Retention begins anew, since changes of it
-/// are not stored: what was kept for ever or pinned stays so.
+/// row is complete or not there: an interrupted run is simply repeated. Retention begins anew, unless it ends later:
+/// nothing is to go at once. What was kept for ever or pinned stays so.
 pub async fn rebuild(
     records: &dyn Records,
     org: OrgId,

@@ -7,6 +7,7 @@ pub(crate) mod durability;
 mod expiry;
 mod garbage;
 mod hot_layers;
+mod mending;
 mod sandboxes;
 
 use crate::{Platform, platform::servers::RENEW_EVERY};
@@ -76,6 +77,8 @@ impl Platform {
         if self.inner.vault.is_some() {
             let platform = self.clone();
             set.spawn(async move { platform.keep_persisting().await });
+            let platform = self.clone();
+            set.spawn(async move { platform.keep_mending().await });
             let platform = self.clone();
             set.spawn(async move { platform.keep_hot_layers_within_budget().await });
             let platform = self.clone();

@@ -134,6 +134,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 "chunks": stats.chunks,
                 "objects": stats.objects,
                 "bytes": stats.bytes,
+                "suspects": stats.suspects,
                 "quarantined": stats.quarantined,
             }));
         }

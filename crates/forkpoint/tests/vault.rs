@@ -7,6 +7,8 @@ mod compare;
 mod hot_layers;
 #[path = "vault/kit.rs"]
 mod kit;
+#[path = "vault/mending.rs"]
+mod mending;
 #[path = "vault/recovery.rs"]
 mod recovery;
 #[path = "vault/repair.rs"]

@@ -10,6 +10,7 @@ impl World {
     /// Damages an object, looks whether that is noticed, and puts it back as it was. Gives the damaged key.
     pub(crate) async fn rot(&mut self, random: &mut StdRng) -> anyhow::Result<Option<String>> {
         self.all_verified().await?;
+        self.shaken();
         let parts = ["/packs/", "/packs/", "/checkpoints/", "/key"];
         let part = parts[random.random_range(0..parts.len())];
         let keys: Vec<String> =
@@ -43,12 +44,14 @@ impl World {
         let mut shown = before;
         for (id, tree) in chosen {
             let evicted = self.perform(&Op::Evict { checkpoint: id.clone() }, "", false).await?;
+            let told = self.send(Method::GET, &format!("/checkpoints/{id}"), &json!({}), "").await?.ok()?;
+            ensure!(evicted != Outcome::Done || told["vault"]["local"] == false, "it was evicted: {told}");
             let restore = format!("/sandbox/{}/checkpoints/restore", self.probe.id);
             let answer = self.send(Method::POST, &restore, &json!({ "checkpoint_id": id }), "").await?;
             if answer.status.is_success() {
                 shown = tree;
             } else {
-                ensure!(evicted == Outcome::Done, "its layer was there: {answer:?}");
+                ensure!(told["vault"]["local"] == false, "its layer was there: {answer:?}");
                 ensure!(answer.status == 503, "refused in another way: {answer:?}");
             }
             same(&self.show(&self.probe.id).await?, &shown, &id)?;

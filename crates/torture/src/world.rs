@@ -28,11 +28,11 @@ pub(crate) struct Sandbox {
 pub(crate) struct Saved {
     pub(crate) id: String,
     pub(crate) tree: Arc<Tree>,
-    /// As it was last seen: it never goes back.
+    /// As it was last seen.
     pub(crate) durability: String,
     /// Once it is known it does not change.
     pub(crate) checksum: String,
-    /// The store failed while it was on its way there.
+    /// The store failed, lied or rotted since it was made: it may have to be stored again.
     pub(crate) may_fail: bool,
 }
 
@@ -347,9 +347,14 @@ impl World {
     /// The store fails from now on, or is well again.
     pub(crate) fn set_ailing(&mut self, ailing: bool) {
         self.ailing = ailing;
-        for one in self.saved.iter_mut().filter(|one| ailing && one.durability != "verified") {
-            one.may_fail = true;
+        if ailing {
+            self.shaken();
         }
+    }
+
+    /// The store gives wrong bytes from now on, or has.
+    pub(crate) fn shaken(&mut self) {
+        self.saved.iter_mut().for_each(|one| one.may_fail = true);
     }
 
     /// `forkpoint vault gc`; it may fail while the store does.

@@ -48,7 +48,8 @@ pub struct CheckReport {
 impl Vault {
     /// Checks every object's name, every organisation's key, every pack's index, every record and all directories
     /// below it, that every chunk needed is somewhere; and reads `read_data_percent` of all packs through, other
-    /// ones each time. Runs beside writers and collectors. Store failures end it; damage is reported.
+    /// ones each time. Runs beside writers and collectors. Store failures end it; damage is reported, and damaged packs
+    /// are marked, so that nothing new relies on them.
     pub fn check(&self, read_data_percent: u8, progress: &Progress) -> Result<CheckReport> {
         let mut report = CheckReport::default();
         let mut strangers = Vec::new();
@@ -74,37 +75,6 @@ impl Vault {
         }
         report.problems.sort_by(|one, other| one.object.cmp(&other.object));
         Ok(report)
-    }
-
-    /// Reads one pack or record through; `false` if it is not there any more.
-    pub fn is_damaged(&self, object: &str) -> Result<bool> {
-        match ObjectKey::parse(object) {
-            Some(ObjectKey::Pack(id, pack)) => {
-                let Some(org) = self.0.org(id)? else { return Ok(false) };
-                let refreshed = org.refresh(&self.0)?;
-                let Some(info) = refreshed.packs.get(&pack) else { return Ok(false) };
-                let mut problems = 0;
-                match org.read_stored_index(&self.0, pack, info) {
-                    Ok(_) => {}
-                    Err(VaultError::Store(StoreError::Missing { .. })) => return Ok(false),
-                    Err(error @ VaultError::Store(_)) => return Err(error),
-                    Err(_) => return Ok(true),
-                }
-                self.check_pack(&org, pack, info, &mut CheckReport::default(), &mut |_, _| problems += 1)?;
-                Ok(problems > 0)
-            }
-            Some(ObjectKey::Record(name)) => match self.read(name) {
-                Ok(_) | Err(VaultError::NotFound(_)) => Ok(false),
-                Err(VaultError::Corrupt { .. }) => Ok(true),
-                Err(error) => Err(error),
-            },
-            Some(ObjectKey::OrgKey(id)) => match self.0.org(id) {
-                Ok(_) => Ok(false),
-                Err(VaultError::Corrupt { .. }) => Ok(true),
-                Err(error) => Err(error),
-            },
-            _ => Ok(false),
-        }
     }
 
     fn check_org(&self, org: &Org, percent: u8, progress: &Progress, report: &mut CheckReport) -> Result<()> {
@@ -142,7 +112,7 @@ impl Vault {
     }
 
     /// Reads every chunk of a pack.
-    fn check_pack(
+    pub(crate) fn check_pack(
         &self,
         org: &Org,
         pack: PackId,

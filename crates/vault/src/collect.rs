@@ -133,6 +133,11 @@ impl Collection<'_> {
         self.remove_records(collected)?;
         let mut marks = Marks::default();
         self.mark(&mut marks, collected)?;
+        if !self.options.dry_run {
+            for gone in refreshed.suspects.iter().filter(|pack| !refreshed.packs.contains_key(pack)) {
+                self.org.trust(self.vault, *gone)?;
+            }
+        }
         if let Some((_, error)) = refreshed.damaged.first() {
             // Which chunks are in there is unknown, so it stays for a repair; the rest can go on.
             tracing::warn!(org.id = %self.org.id, %error, "damaged pack is left alone");
@@ -209,6 +214,10 @@ impl Collection<'_> {
         for (pack, info) in idle {
             let live: u64 = info.stretches.iter().map(|stretch| live_bytes(stretch, *pack, &index, marks)).sum();
             let all: u64 = info.stretches.iter().map(|stretch| u64::from(stretch.stored)).sum();
+            // What cannot be read cannot be written anew: it stays as long as anything of it is nowhere else.
+            if info.suspect && live > 0 {
+                continue;
+            }
             if live * 100 < all * KEEP_FROM || live == 0 {
                 wasted.push((*pack, live));
             } else if all < self.vault.pack_bytes as u64 / 4 {
@@ -310,6 +319,9 @@ impl Collection<'_> {
             self.vault.store.delete(&ObjectKey::Pack(self.org.id, *pack).to_string())?;
             pass(Point::VaultSwept);
             self.vault.store.delete(&key)?;
+            if refreshed.suspects.contains(pack) {
+                self.org.trust(self.vault, *pack)?;
+            }
             self.org.drop_copy(self.vault, *pack);
             gone.insert(*pack);
             collected.packs_removed += 1;

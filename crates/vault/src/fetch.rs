@@ -69,7 +69,8 @@ impl<'v> Fetcher<'v> {
         })
     }
 
-    /// Runs `read` on a chunk's place, once more if the pack was removed in favour of another meanwhile.
+    /// Runs `read` on a chunk's place; once more if the pack was removed in favour of another meanwhile, or is damaged
+    /// and the chunk is elsewhere too.
     pub(crate) fn at_place<T>(&self, id: &ChunkId, mut read: impl FnMut(Place) -> Result<T>) -> Result<T> {
         let place = self.place(id)?;
         match read(place) {
@@ -77,12 +78,29 @@ impl<'v> Fetcher<'v> {
                 self.org.refresh(self.vault)?;
                 read(self.place(id)?)
             }
+            Err(error @ VaultError::Corrupt { .. }) => {
+                self.org.suspect(self.vault, place.pack);
+                self.org.refresh(self.vault)?;
+                match self.place(id)? {
+                    other if other.pack != place.pack => read(other),
+                    _ => Err(error),
+                }
+            }
             other => other,
         }
     }
 
-    /// Reads stretches that lie one behind the other in one pack, in one go; opens each.
+    /// Reads stretches that lie one behind the other in one pack, in one go; opens each. A pack that gives wrong bytes
+    /// is marked.
     pub(crate) fn run(&self, places: &[Place]) -> Result<Vec<Vec<u8>>> {
+        let opened = self.open_run(places);
+        if let (Err(VaultError::Corrupt { .. }), Some(first)) = (&opened, places.first()) {
+            self.org.suspect(self.vault, first.pack);
+        }
+        opened
+    }
+
+    fn open_run(&self, places: &[Place]) -> Result<Vec<Vec<u8>>> {
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
         let key = ObjectKey::Pack(self.org.id, first.pack).to_string();
         let range = u64::from(first.offset)..u64::from(last.offset) + u64::from(last.stored);

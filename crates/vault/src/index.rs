@@ -30,13 +30,35 @@ impl Place {
 /// What is known of one pack.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PackInfo {
-    pub(crate) size: u64,
     pub(crate) stream: Stream,
     pub(crate) stretches: Vec<Stretch>,
     /// It is to go: nothing new may rely on it.
     pub(crate) condemned: bool,
+    /// It gave wrong bytes once: nothing new may rely on it, and what is elsewhere too is read there.
+    pub(crate) suspect: bool,
     /// How many writers at work in this process rely on it.
     pub(crate) pins: usize,
+}
+
+impl PackInfo {
+    /// How gladly chunks are taken from it: what is to go is whole, what is suspect may not be.
+    fn standing(&self) -> Standing {
+        match (self.suspect, self.condemned) {
+            (false, false) => Standing::Good,
+            (false, true) => Standing::Condemned,
+            (true, _) => Standing::Suspect,
+        }
+    }
+}
+
+/// Better before worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Good,
+    Condemned,
+    Suspect,
+    /// It is not there any more.
+    Gone,
 }
 
 /// A chunk's place in few bytes: pack slot, stretch, and part.
@@ -57,43 +79,53 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Takes a pack in. Chunks that a pack in good standing has already stay there.
-    pub(crate) fn add(&mut self, pack: PackId, size: u64, contents: Contents, condemned: bool) {
+    /// Takes a new pack in, in good standing. Chunks that a pack in good standing has already stay there.
+    pub(crate) fn add(&mut self, pack: PackId, contents: Contents) {
         let Contents { stream, stretches } = contents;
+        self.take_in(pack, PackInfo { stream, stretches, ..PackInfo::default() });
+    }
+
+    fn take_in(&mut self, pack: PackId, info: PackInfo) {
         if self.packs.contains_key(&pack) {
             return;
         }
         let slot = self.slots.len() as u32;
         self.slots.push(pack);
-        let known = &self.packs;
-        let slots = &self.slots;
-        for (number, stretch) in stretches.iter().enumerate() {
-            let mut add = |id, part| {
-                let spot = Spot { slot, stretch: number as u32, part };
-                match self.spots.entry(id) {
-                    hash_map::Entry::Vacant(vacant) => {
-                        vacant.insert(spot);
+        self.packs.insert(pack, info);
+        self.offer(slot, true);
+    }
+
+    /// Lets chunks of a pack move there from packs in worse standing; `new`: also those that are nowhere yet.
+    fn offer(&mut self, slot: u32, new: bool) {
+        let Self { slots, packs, spots } = self;
+        let standing = |slot: u32| {
+            let pack = slots.get(slot as usize).and_then(|pack| packs.get(pack));
+            pack.map_or(Standing::Gone, PackInfo::standing)
+        };
+        let Some(info) = slots.get(slot as usize).and_then(|pack| packs.get(pack)) else { return };
+        let own = info.standing();
+        for (number, stretch) in (0u32..).zip(&info.stretches) {
+            let mut offer = |id: &ChunkId, part| {
+                let spot = Spot { slot, stretch: number, part };
+                match spots.entry(*id) {
+                    hash_map::Entry::Vacant(vacant) if new => drop(vacant.insert(spot)),
+                    hash_map::Entry::Occupied(mut there) if own < standing(there.get().slot) => {
+                        there.insert(spot);
                     }
-                    hash_map::Entry::Occupied(mut there) => {
-                        let old = slots.get(there.get().slot as usize).and_then(|pack| known.get(pack));
-                        if !condemned && old.is_none_or(|old| old.condemned) {
-                            there.insert(spot);
-                        }
-                    }
+                    _ => {}
                 }
             };
             match &stretch.parts {
-                None => add(stretch.id, (0, 0)),
+                None => offer(&stretch.id, (0, 0)),
                 Some(parts) => {
                     let mut at = 0;
                     for (id, len) in parts {
-                        add(*id, (at, *len));
+                        offer(id, (at, *len));
                         at += len;
                     }
                 }
             }
         }
-        self.packs.insert(pack, PackInfo { size, stream, stretches, condemned, pins: 0 });
     }
 
     /// Forgets packs that are gone, and finds other places for what was in them.
@@ -104,51 +136,30 @@ impl Index {
         let mut old = std::mem::take(self);
         old.packs.retain(|pack, _| !gone.contains(pack));
         for (pack, info) in old.packs {
-            let pins = info.pins;
-            let contents = Contents { stream: info.stream, stretches: info.stretches };
-            self.add(pack, info.size, contents, info.condemned);
-            if let Some(info) = self.packs.get_mut(&pack) {
-                info.pins = pins;
-            }
+            self.take_in(pack, info);
         }
     }
 
-    /// Marks packs as to go, or not; chunks prefer packs in good standing.
+    /// Marks packs as to go, or not.
     pub(crate) fn condemn(&mut self, condemned: &HashSet<PackId>) {
-        let changed = self.packs.iter_mut().fold(false, |changed, (pack, info)| {
-            let now = condemned.contains(pack);
-            let differs = info.condemned != now;
-            info.condemned = now;
-            changed || differs
-        });
-        if !changed {
-            return;
+        self.mark(|pack, info| info.condemned = condemned.contains(pack));
+    }
+
+    /// Marks packs as suspect, or not.
+    pub(crate) fn suspect(&mut self, suspects: &HashSet<PackId>) {
+        self.mark(|pack, info| info.suspect = suspects.contains(pack));
+    }
+
+    /// Changes marks; chunks move to packs in better standing.
+    pub(crate) fn mark(&mut self, change: impl Fn(&PackId, &mut PackInfo)) {
+        let mut changed = false;
+        for (pack, info) in &mut self.packs {
+            let before = info.standing();
+            change(pack, info);
+            changed |= info.standing() != before;
         }
-        let slots = &self.slots;
-        let packs = &self.packs;
-        let bad: HashSet<u32> = (0u32..)
-            .zip(slots)
-            .filter(|(_, pack)| packs.get(pack).is_none_or(|info| info.condemned))
-            .map(|(slot, _)| slot)
-            .collect();
-        for (slot, pack) in (0u32..).zip(slots) {
-            let Some(info) = packs.get(pack).filter(|info| !info.condemned) else { continue };
-            for (number, stretch) in (0u32..).zip(&info.stretches) {
-                let mut prefer = |id: &ChunkId, part| match self.spots.get_mut(id) {
-                    Some(spot) if bad.contains(&spot.slot) => *spot = Spot { slot, stretch: number, part },
-                    _ => {}
-                };
-                match &stretch.parts {
-                    None => prefer(&stretch.id, (0, 0)),
-                    Some(parts) => {
-                        let mut at = 0;
-                        for (id, len) in parts {
-                            prefer(id, (at, *len));
-                            at += len;
-                        }
-                    }
-                }
-            }
+        if changed {
+            (0..self.slots.len() as u32).for_each(|slot| self.offer(slot, false));
         }
     }
 
@@ -164,7 +175,7 @@ impl Index {
     /// Like [`Index::find`], but only where a writer may rely on it; from then on the pack is pinned for `held`.
     pub(crate) fn rely_on(&mut self, id: &ChunkId, held: &mut HashSet<PackId>) -> Option<Place> {
         let place = self.find(id)?;
-        let info = self.packs.get_mut(&place.pack).filter(|info| !info.condemned)?;
+        let info = self.packs.get_mut(&place.pack).filter(|info| info.standing() == Standing::Good)?;
         if held.insert(place.pack) {
             info.pins += 1;
         }
@@ -211,13 +222,8 @@ mod tests {
     fn chunks_prefer_packs_in_good_standing_and_outlive_the_others() {
         let (one, two) = (PackId([1; 16]), PackId([2; 16]));
         let mut index = Index::default();
-        index.add(one, 500, contents(vec![stretch(7, None)]), false);
-        index.add(
-            two,
-            500,
-            contents(vec![stretch(8, Some(vec![(ChunkId([7; 32]), 4), (ChunkId([9; 32]), 6)]))]),
-            false,
-        );
+        index.add(one, contents(vec![stretch(7, None)]));
+        index.add(two, contents(vec![stretch(8, Some(vec![(ChunkId([7; 32]), 4), (ChunkId([9; 32]), 6)]))]));
         assert_eq!(index.find(&ChunkId([7; 32])).unwrap().pack, one);
         index.condemn(&HashSet::from([one]));
         let place = index.find(&ChunkId([7; 32])).unwrap();
@@ -227,5 +233,27 @@ mod tests {
         assert_eq!(index.find(&ChunkId([7; 32])).unwrap().pack, one);
         assert!(index.find(&ChunkId([9; 32])).is_none());
         assert!(index.rely_on(&ChunkId([7; 32]), &mut HashSet::new()).is_none(), "a condemned pack is not relied on");
+    }
+
+    #[test]
+    fn what_is_suspect_is_read_last_and_never_relied_on() {
+        let (one, two, three) = (PackId([1; 16]), PackId([2; 16]), PackId([3; 16]));
+        let chunk = ChunkId([7; 32]);
+        let mut index = Index::default();
+        index.add(one, contents(vec![stretch(7, None)]));
+        index.add(two, contents(vec![stretch(7, None)]));
+        index.suspect(&HashSet::from([one]));
+        assert_eq!(index.find(&chunk).unwrap().pack, two);
+        // What is to go is whole: better than what may be damaged.
+        index.condemn(&HashSet::from([two]));
+        assert_eq!(index.find(&chunk).unwrap().pack, two);
+        assert!(index.rely_on(&chunk, &mut HashSet::new()).is_none());
+        index.add(three, contents(vec![stretch(7, None)]));
+        assert_eq!(index.find(&chunk).unwrap().pack, three);
+        index.remove(&HashSet::from([two, three]));
+        assert_eq!(index.find(&chunk).unwrap().pack, one, "nowhere else");
+        assert!(index.rely_on(&chunk, &mut HashSet::new()).is_none());
+        index.suspect(&HashSet::new());
+        assert!(index.rely_on(&chunk, &mut HashSet::new()).is_some(), "it was whole after all");
     }
 }

@@ -38,6 +38,7 @@ mod repair;
 mod scan;
 mod session;
 mod sink;
+mod suspects;
 mod tree;
 mod usage;
 mod vault;

@@ -7,6 +7,8 @@ use std::fmt;
 pub(crate) const FORMAT: &str = "format";
 /// All organisations.
 pub(crate) const ORGS: &str = "orgs/";
+/// All marks of packs that once gave wrong bytes.
+pub(crate) const SUSPECTS: &str = "suspects/";
 /// Where damaged objects are moved.
 pub(crate) const QUARANTINE: &str = "quarantine/";
 
@@ -55,6 +57,7 @@ pub(crate) enum ObjectKey {
     Record(SnapshotRef),
     Pack(OrgId, PackId),
     Condemned(OrgId, PackId),
+    Suspect(OrgId, PackId),
     Lease(OrgId, Lease),
     Upkeep(OrgId, Lease),
     Quarantined,
@@ -88,6 +91,11 @@ pub(crate) fn condemned(org: OrgId) -> String {
     format!("{ORGS}{org}/condemned/")
 }
 
+/// Marks of an organisation's packs that once gave wrong bytes.
+pub(crate) fn suspects(org: OrgId) -> String {
+    format!("{SUSPECTS}{org}/")
+}
+
 /// All writers at work.
 pub(crate) fn leases(org: OrgId) -> String {
     format!("{ORGS}{org}/leases/")
@@ -112,6 +120,7 @@ impl fmt::Display for ObjectKey {
             Self::Record(name) => write!(f, "{}{}", records(name.org), name.checkpoint),
             Self::Pack(org, pack) => write!(f, "{}{pack}", packs(*org)),
             Self::Condemned(org, pack) => write!(f, "{}{pack}", condemned(*org)),
+            Self::Suspect(org, pack) => write!(f, "{}{pack}", suspects(*org)),
             Self::Lease(org, lease) => write!(f, "{}{lease}", leases(*org)),
             Self::Upkeep(org, lease) => write!(f, "{}{lease}", upkeep(*org)),
             Self::Quarantined => f.write_str(QUARANTINE),
@@ -127,6 +136,11 @@ impl ObjectKey {
         }
         if key.starts_with(QUARANTINE) {
             return Some(Self::Quarantined);
+        }
+        if let Some(rest) = key.strip_prefix(SUSPECTS) {
+            let (org, pack) = rest.split_once('/')?;
+            let parsed = Self::Suspect(org.parse().ok()?, parse_pack(pack)?);
+            return (parsed.to_string() == key).then_some(parsed);
         }
         let mut parts = key.strip_prefix(ORGS)?.splitn(3, '/');
         let org: OrgId = parts.next()?.parse().ok()?;
@@ -172,12 +186,15 @@ mod tests {
             ObjectKey::Record(SnapshotRef { org, checkpoint }),
             ObjectKey::Pack(org, pack),
             ObjectKey::Condemned(org, pack),
+            ObjectKey::Suspect(org, pack),
             ObjectKey::Lease(org, lease),
             ObjectKey::Upkeep(org, lease),
         ] {
             assert_eq!(ObjectKey::parse(&key.to_string()), Some(key));
         }
-        for stranger in ["", "orgs/", "orgs/x/key", "orgs/../key", "format/", &format!("{}AA", packs(org)), "tmp/x"] {
+        for stranger in
+            ["", "orgs/", "orgs/x/key", "orgs/../key", "format/", &format!("{}AA", packs(org)), "suspects/x/y", "tmp/x"]
+        {
             assert_eq!(ObjectKey::parse(stranger), None, "{stranger}");
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     index::Index,
     object_keys::{self, ObjectKey, PackId},
     pack::{self, Contents, FOOTER},
-    store::{ObjectInfo, StoreError},
+    store::{Keep, ObjectInfo, StoreError},
     vault::Inner,
 };
 use forkpoint_domain::ids::OrgId;
@@ -40,6 +40,8 @@ pub(crate) struct Refreshed {
     pub(crate) packs: BTreeMap<PackId, ObjectInfo>,
     /// Packs whose index cannot be read, and why.
     pub(crate) damaged: Vec<(PackId, VaultError)>,
+    /// Packs that once gave wrong bytes, as marked.
+    pub(crate) suspects: HashSet<PackId>,
 }
 
 impl Org {
@@ -58,6 +60,7 @@ impl Org {
             }
         })?;
         let condemned = self.condemned(vault)?.into_keys().collect();
+        let suspects = self.suspects(vault)?;
         let new: Vec<&ObjectInfo> = packs.iter().filter(|(id, _)| !before.contains(id)).map(|(_, info)| info).collect();
         let (damaged, next) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         let threads = vault.store.parallelism().min(new.len()).max(1);
@@ -68,7 +71,7 @@ impl Org {
                         while let Some(info) = new.get(next.fetch_add(1, Ordering::Relaxed)) {
                             let Some(ObjectKey::Pack(_, pack)) = ObjectKey::parse(&info.key) else { continue };
                             match self.read_index(vault, pack, info) {
-                                Ok(contents) => self.index().add(pack, info.size, contents, false),
+                                Ok(contents) => self.index().add(pack, contents),
                                 Err(VaultError::Store(StoreError::Missing { .. })) => {}
                                 Err(error @ VaultError::Store(_)) => return Err(error),
                                 Err(error) => {
@@ -93,8 +96,48 @@ impl Org {
         // Only what was known before the listing began: newer packs may have been written since.
         index.remove(&before.into_iter().filter(|pack| !packs.contains_key(pack)).collect());
         index.condemn(&condemned);
+        index.suspect(&suspects);
         drop(index);
-        Ok(Refreshed { packs, damaged: damaged.into_inner().unwrap_or_else(PoisonError::into_inner) })
+        let damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        damaged.iter().filter(|(pack, _)| !suspects.contains(pack)).for_each(|(pack, _)| self.mark(vault, *pack));
+        Ok(Refreshed { packs, damaged, suspects })
+    }
+
+    /// Packs that once gave wrong bytes.
+    pub(crate) fn suspects(&self, vault: &Inner) -> Result<HashSet<PackId>> {
+        let mut suspects = HashSet::new();
+        vault.store.list(&object_keys::suspects(self.id), &mut |info| {
+            if let Some(ObjectKey::Suspect(_, pack)) = ObjectKey::parse(&info.key) {
+                suspects.insert(pack);
+            }
+        })?;
+        Ok(suspects)
+    }
+
+    /// A pack gave wrong bytes. Nothing new relies on it from now on, here or on other servers, until it was read
+    /// through and found whole ([`Org::trust`]); nothing is taken away, for it may have been the way from the store.
+    pub(crate) fn suspect(&self, vault: &Inner, pack: PackId) {
+        let known = self.index().packs.get(&pack).is_none_or(|info| info.suspect);
+        if !known {
+            self.index().mark(|id, info| info.suspect |= *id == pack);
+            self.mark(vault, pack);
+        }
+    }
+
+    fn mark(&self, vault: &Inner, pack: PackId) {
+        let key = ObjectKey::Suspect(self.id, pack).to_string();
+        match vault.store.put(&key, bytes::Bytes::from_static(b"gave wrong bytes"), Keep::Always) {
+            Ok(()) => tracing::error!(object = %key, "a pack gave wrong bytes; nothing new relies on it"),
+            // Who reads it next finds it out again.
+            Err(error) => tracing::error!(object = %key, %error, "a pack gave wrong bytes, and could not be marked"),
+        }
+    }
+
+    /// A pack that was suspect is whole, or gone.
+    pub(crate) fn trust(&self, vault: &Inner, pack: PackId) -> Result<()> {
+        vault.store.delete(&ObjectKey::Suspect(self.id, pack).to_string())?;
+        self.index().mark(|id, info| info.suspect &= *id != pack);
+        Ok(())
     }
 
     /// Packs that are marked to go, and the marks.

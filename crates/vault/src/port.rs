@@ -42,17 +42,7 @@ impl VaultPort for Vault {
             template_name: checkpoint.template.name.to_string(),
             template_digest: checkpoint.template.digest.clone(),
             scope: json!(checkpoint.scope),
-            metadata: json!({
-                "name": checkpoint.name,
-                "description": checkpoint.description,
-                "metadata": checkpoint.metadata,
-                "kind": checkpoint.kind.as_str(),
-                "cloned_from": checkpoint.cloned_from,
-                "file_count": checkpoint.file_count,
-                "size_bytes": checkpoint.size_bytes,
-                "expires_at": checkpoint.expires_at,
-                "pinned": checkpoint.pinned,
-            }),
+            metadata: metadata(checkpoint),
             env: env.map(|sealed| sealed.0),
             created_at: checkpoint.created_at,
         };
@@ -107,6 +97,28 @@ impl VaultPort for Vault {
     async fn is_damaged(&self, object: &str) -> Result<bool, VaultFailure> {
         let (vault, object) = (self.clone(), object.to_owned());
         blocking(move || vault.is_damaged(&object)).await
+    }
+
+    async fn suspects(&self) -> Result<Vec<(OrgId, String)>, VaultFailure> {
+        let vault = self.clone();
+        blocking(move || vault.suspects()).await
+    }
+
+    async fn touched(&self, object: &str) -> Result<Vec<CheckpointId>, VaultFailure> {
+        let (vault, object) = (self.clone(), object.to_owned());
+        let touched = blocking(move || vault.touched(&object, &Progress::default())).await?;
+        Ok(touched.into_iter().map(|name| name.checkpoint).collect())
+    }
+
+    async fn put_aside(&self, object: &str) -> Result<String, VaultFailure> {
+        let (vault, object) = (self.clone(), object.to_owned());
+        Ok(blocking(move || vault.quarantine(&object)).await?.moved_to)
+    }
+
+    async fn restate(&self, checkpoint: &Checkpoint) -> Result<(), VaultFailure> {
+        let (vault, name) = (self.clone(), SnapshotRef { org: checkpoint.org_id, checkpoint: checkpoint.id });
+        let metadata = metadata(checkpoint);
+        blocking(move || vault.restate(name, metadata)).await
     }
 
     async fn prove(
@@ -181,6 +193,21 @@ impl VaultPort for Vault {
         tracing::info!(?done, "collected the vault");
         Ok(())
     }
+}
+
+/// What a rebuilt row needs besides what the header names.
+fn metadata(checkpoint: &Checkpoint) -> serde_json::Value {
+    json!({
+        "name": checkpoint.name,
+        "description": checkpoint.description,
+        "metadata": checkpoint.metadata,
+        "kind": checkpoint.kind.as_str(),
+        "cloned_from": checkpoint.cloned_from,
+        "file_count": checkpoint.file_count,
+        "size_bytes": checkpoint.size_bytes,
+        "expires_at": checkpoint.expires_at,
+        "pinned": checkpoint.pinned,
+    })
 }
 
 type Shown = HashMap<CheckpointId, (port::Step, Arc<Progress>)>;

@@ -58,6 +58,7 @@ impl Vault {
         }
         self.0.store.delete(object)?;
         if let Some((org, pack)) = packed {
+            org.trust(&self.0, pack)?;
             org.drop_copy(&self.0, pack);
             org.index().remove(&HashSet::from([pack]));
         }
@@ -67,14 +68,7 @@ impl Vault {
     /// Copies the chunks of a pack that open; answers how many do and how many do not.
     fn save_chunks(&self, org: &Arc<Org>, pack: PackId) -> Result<(u64, u64)> {
         let session = Session::begin(&self.0, org.clone())?;
-        // Nobody is to rely on it from now on.
-        {
-            let mut index = org.index();
-            let mut condemned: HashSet<PackId> =
-                index.packs.iter().filter(|(_, info)| info.condemned).map(|(pack, _)| *pack).collect();
-            condemned.insert(pack);
-            index.condemn(&condemned);
-        }
+        org.suspect(&self.0, pack);
         let stretches = org.index().packs.get(&pack).map(|info| info.stretches.clone()).unwrap_or_default();
         let progress = Progress::default();
         let fetcher = Fetcher::new(&self.0, org, None);

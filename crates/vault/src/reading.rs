@@ -135,8 +135,8 @@ fn small(fetcher: &Fetcher<'_>, stretches: &[(Place, Vec<SmallFile<'_>>)], take:
             }
             Ok(())
         }
-        // The pack went in favour of another; one by one they are found there.
-        Err(VaultError::Store(StoreError::Missing { .. })) => {
+        // The pack went in favour of another, or is damaged in a part; one by one they may be found.
+        Err(VaultError::Store(StoreError::Missing { .. }) | VaultError::Corrupt { .. }) => {
             stretches.iter().flat_map(|(_, files)| files).try_for_each(|file| {
                 let bytes = fetcher.piece(&file.piece)?;
                 hand_on(fetcher, file, &bytes, take)
@@ -227,7 +227,7 @@ fn read_run(fetcher: &Fetcher<'_>, pieces: &[Piece]) -> Result<Vec<Vec<u8>>> {
     }
     match fetcher.run(&places) {
         Ok(all) if all.iter().zip(pieces).all(|(bytes, piece)| bytes.len() == piece.len as usize) => Ok(all),
-        Ok(_) | Err(VaultError::Store(StoreError::Missing { .. })) => one_by_one(),
+        Ok(_) | Err(VaultError::Store(StoreError::Missing { .. }) | VaultError::Corrupt { .. }) => one_by_one(),
         Err(error) => Err(error),
     }
 }

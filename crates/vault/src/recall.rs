@@ -1,6 +1,6 @@
 //! The rows of stored checkpoints, made again from what the vault keeps beside their trees.
 
-use crate::{SnapshotRef, Vault, VaultError, error::Result, object_keys::ObjectKey};
+use crate::{SnapshotRef, Vault, VaultError, error::Result, object_keys::ObjectKey, record, store::Keep};
 use forkpoint_domain::{
     checkpoint::{Checkpoint, CheckpointKind, CheckpointStatus, Durability},
     ids::{CheckpointId, LayerId},
@@ -29,6 +29,22 @@ struct Rest {
 }
 
 impl Vault {
+    /// Replaces what a record keeps for its row besides the header's own fields; the tree stays as it is. A checkpoint
+    /// that is not stored is left so.
+    pub fn restate(&self, name: SnapshotRef, metadata: serde_json::Value) -> Result<()> {
+        let Some(org) = self.0.org(name.org)? else { return Ok(()) };
+        let (mut stored, top) = match self.0.record(&org, name) {
+            Err(VaultError::NotFound(_)) => return Ok(()),
+            read => read?,
+        };
+        if stored.header.metadata == metadata {
+            return Ok(());
+        }
+        stored.header.metadata = metadata;
+        let bytes = record::seal(&org.keys, &stored, &top.pieces)?;
+        Ok(self.0.store.put(&ObjectKey::Record(name).to_string(), bytes.into(), Keep::Always)?)
+    }
+
     /// The row and the sealed environment of a stored checkpoint. Its layer is one that no machine has: it comes back
     /// from the vault when it is needed. The checkpoint counts as `durable` until it was read back.
     pub fn recall(&self, name: SnapshotRef) -> Result<(Checkpoint, Option<Sealed>)> {

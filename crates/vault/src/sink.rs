@@ -202,7 +202,7 @@ impl Sink<'_, '_> {
         session.vault.store.put(&key, bytes.into(), Keep::Always)?;
         pass(Point::VaultPacked);
         let mut index = session.org.index();
-        index.add(id, size, contents, false);
+        index.add(id, contents);
         index.hold(id, &mut session.held());
         drop(index);
         Progress::add(&self.sent.bytes, size);

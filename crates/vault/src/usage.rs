@@ -34,6 +34,8 @@ pub struct Stats {
     pub pack_bytes: u64,
     /// Packs that wait for their removal.
     pub condemned: u64,
+    /// Packs that once gave wrong bytes, and were not found whole since.
+    pub suspects: u64,
     /// Different chunks, as far as indexes are readable.
     pub chunks: u64,
     /// All objects, of any kind.
@@ -90,6 +92,7 @@ impl Vault {
                     ObjectKey::OrgKey(org)
                     | ObjectKey::Pack(org, _)
                     | ObjectKey::Condemned(org, _)
+                    | ObjectKey::Suspect(org, _)
                     | ObjectKey::Lease(org, _)
                     | ObjectKey::Upkeep(org, _),
                 ) => Some(*org),
@@ -109,6 +112,7 @@ impl Vault {
                 }
                 Some(ObjectKey::Record(_)) => stats.checkpoints += 1,
                 Some(ObjectKey::Condemned(..)) => stats.condemned += 1,
+                Some(ObjectKey::Suspect(..)) => stats.suspects += 1,
                 Some(ObjectKey::Quarantined) => stats.quarantined += 1,
                 _ => {}
             }

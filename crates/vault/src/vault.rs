@@ -144,7 +144,9 @@ impl Vault {
         let store = &self.0.store;
         store.delete(&ObjectKey::OrgKey(org).to_string())?;
         let mut keys = Vec::new();
-        store.list(&object_keys::org(org), &mut |info| keys.push(info.key))?;
+        for prefix in [object_keys::org(org), object_keys::suspects(org)] {
+            store.list(&prefix, &mut |info| keys.push(info.key))?;
+        }
         keys.iter().try_for_each(|key| store.delete(key))?;
         if let Some(cache) = &self.0.cache {
             for kind in ["hints", "indexes"] {

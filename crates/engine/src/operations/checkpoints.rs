@@ -288,7 +288,11 @@ impl Platform {
                 match platform.inner.records.commit(vec![Change::SetRetention { id, from, to }]).await {
                     // Changed or deleted this moment: what this request leaves out must stay as that one left it.
                     Err(RecordsError::Conflict(_)) => {}
-                    other => return Ok(other.map(|()| Checkpoint { expires_at, pinned, ..checkpoint })?),
+                    Ok(()) => {
+                        platform.inner.durability.row_changed(id);
+                        return Ok(Checkpoint { expires_at, pinned, ..checkpoint });
+                    }
+                    Err(error) => return Err(error.into()),
                 }
             }
         })

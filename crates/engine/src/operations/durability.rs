@@ -244,8 +244,9 @@ impl Platform {
             return Ok(());
         }
         let elsewhere = checkpoint.server != self.here();
-        let is_stored = matches!(checkpoint.durability, Durability::Durable | Durability::Verified);
-        let is_readable = |vault: &Arc<dyn Vault>| is_stored && (!elsewhere || vault.shared().is_some());
+        // What failed may be there all the same: whatever is not whole is refused while it is read.
+        let may_be_stored = checkpoint.durability != Durability::Captured;
+        let is_readable = |vault: &Arc<dyn Vault>| may_be_stored && (!elsewhere || vault.shared().is_some());
         let Some(vault) = inner.vault.clone().filter(is_readable) else {
             if elsewhere {
                 return Err(self.on_another_server(checkpoint).await?);

@@ -27,7 +27,10 @@ pub(crate) struct Durabilities {
     pub(crate) figures: Figures,
     /// Stored objects that were found damaged, and whose they are: until they are mended, layers of that organisation
     /// stay here.
-    damaged: Mutex<HashSet<(OrgId, String)>>,
+    damaged: Mutex<HashMap<(OrgId, String), Mending>>,
+    found_damage: Notify,
+    /// Checkpoints whose rows the vault has to be told of again.
+    changed_rows: Mutex<HashSet<CheckpointId>>,
     usage: Mutex<Usages>,
 }
 
@@ -38,6 +41,13 @@ pub(crate) struct Tries {
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) hurried: bool,
     pub(crate) last_error: Option<String>,
+}
+
+/// When a damaged object is looked at again.
+#[derive(Debug, Default, Clone)]
+struct Mending {
+    tries: u32,
+    not_before: Option<Timestamp>,
 }
 
 /// Counted since the server started.
@@ -117,24 +127,73 @@ impl Durabilities {
         tries.failed
     }
 
-    fn damaged(&self) -> MutexGuard<'_, HashSet<(OrgId, String)>> {
+    fn damaged(&self) -> MutexGuard<'_, HashMap<(OrgId, String), Mending>> {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers what a failure says is damaged.
     pub(crate) fn note_damage(&self, org: OrgId, failure: &VaultFailure) {
         if let Some(object) = &failure.damaged {
-            self.damaged().insert((org, object.clone()));
+            self.damaged().entry((org, object.clone())).or_default().not_before = None;
+            self.found_damage.notify_one();
         }
+    }
+
+    /// Remembers damaged objects that others have marked.
+    pub(crate) fn note_suspects(&self, suspects: Vec<(OrgId, String)>) {
+        let mut damaged = self.damaged();
+        for suspect in suspects {
+            damaged.entry(suspect).or_default();
+        }
+    }
+
+    /// Resolves when something was found damaged.
+    pub(crate) async fn found_damage(&self) {
+        self.found_damage.notified().await;
     }
 
     /// What is known to be damaged of an organisation.
     pub(crate) fn damage_of(&self, org: OrgId) -> Vec<String> {
-        self.damaged().iter().filter(|(owner, _)| *owner == org).map(|(_, object)| object.clone()).collect()
+        self.damaged().keys().filter(|(owner, _)| *owner == org).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// All that is known to be damaged and is to be looked at now.
+    pub(crate) fn damage_due(&self, now: Timestamp) -> Vec<(OrgId, String)> {
+        let damaged = self.damaged();
+        let due = damaged.iter().filter(|(_, mending)| mending.not_before.is_none_or(|time| time <= now));
+        due.map(|(object, _)| object.clone()).collect()
+    }
+
+    /// What is damaged still is left alone for a while, longer each time up to about half an hour.
+    pub(crate) fn mend_later(&self, org: OrgId, object: &str, now: Timestamp) {
+        if let Some(mending) = self.damaged().get_mut(&(org, object.to_owned())) {
+            mending.tries += 1;
+            mending.not_before = Some(now + SignedDuration::from_secs(1 << mending.tries.min(11)));
+        }
     }
 
     pub(crate) fn forget_damage(&self, org: OrgId, object: &str) {
         self.damaged().remove(&(org, object.to_owned()));
+    }
+
+    fn changed_rows(&self) -> MutexGuard<'_, HashSet<CheckpointId>> {
+        self.changed_rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the vault keeps of this checkpoint's row is not as the row is any more.
+    pub(crate) fn row_changed(&self, id: CheckpointId) {
+        self.changed_rows().insert(id);
+        self.wanted.notify_one();
+    }
+
+    /// All of which that is so, once.
+    pub(crate) fn take_changed_rows(&self) -> HashSet<CheckpointId> {
+        std::mem::take(&mut *self.changed_rows())
+    }
+
+    /// To be tried again, though not at once.
+    pub(crate) fn keep_changed_row(&self, id: CheckpointId) {
+        self.changed_rows().insert(id);
     }
 
     fn usages(&self) -> MutexGuard<'_, Usages> {

@@ -31,8 +31,21 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// Whether a checkpoint is stored with this checksum; only its record is read.
     async fn holds(&self, org: OrgId, checkpoint: CheckpointId, checksum: &str) -> Result<bool, VaultFailure>;
 
+    /// Stored objects that gave wrong bytes once and were not read through since, and whose they are.
+    async fn suspects(&self) -> Result<Vec<(OrgId, String)>, VaultFailure>;
+
     /// Whether a stored object that was found damaged is so still: not if it was mended, or put aside.
     async fn is_damaged(&self, object: &str) -> Result<bool, VaultFailure>;
+
+    /// Checkpoints that need a damaged object, since what it holds is nowhere else.
+    async fn touched(&self, object: &str) -> Result<Vec<CheckpointId>, VaultFailure>;
+
+    /// Moves a damaged object that nothing needs out of the way; says where it is now.
+    async fn put_aside(&self, object: &str) -> Result<String, VaultFailure>;
+
+    /// Brings what is stored of a checkpoint's row in step with the row; its tree stays as it is. One that is not
+    /// stored is left so.
+    async fn restate(&self, checkpoint: &Checkpoint) -> Result<(), VaultFailure>;
 
     /// Proves that a path (relative, any bytes) is in a stored tree: a JSON object that can be checked with the tree's
     /// checksum alone. `None`: it is not in it.

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 use forkpoint_domain::{
-    checkpoint::{Checkpoint, Durability},
+    checkpoint::{Checkpoint, Durability, retention_end},
     ids::LayerId,
     restore::{TreeRef, plan_fork},
     scope::Scope,
@@ -42,8 +42,12 @@ impl Platform {
         if let Err(error) = self.forget_deleted(&vault).await {
             tracing::warn!(%error, "could not look for deleted checkpoints in the vault");
         }
+        if let Err(error) = self.compare_retention().await {
+            tracing::warn!(%error, "could not look for checkpoints that are kept for longer");
+        }
         loop {
             let worked = self.persist_due(&vault).await;
+            self.restate_changed(&vault).await;
             if !worked {
                 let _ = tokio::time::timeout(LOOK_EVERY, self.inner.durability.wanted()).await;
             }
@@ -69,6 +73,61 @@ impl Platform {
             }
         }
         worked
+    }
+
+    /// Lets all be compared that are not kept as long as any: their rows may have changed right before a crash.
+    async fn compare_retention(&self) -> Result<()> {
+        let days = self.inner.settings.checkpoint_retention_days;
+        for durability in [Durability::Durable, Durability::Verified] {
+            let own = CheckpointFilter {
+                durability: Some(durability),
+                server: Some(self.here()),
+                steps: Some(false),
+                ..CheckpointFilter::default()
+            };
+            for row in self.inner.records.checkpoints(own).await? {
+                if row.pinned || row.expires_at != retention_end(row.created_at, days) {
+                    self.inner.durability.row_changed(row.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the vault of rows that have changed since they were stored.
+    async fn restate_changed(&self, vault: &Arc<dyn Vault>) {
+        for id in self.inner.durability.take_changed_rows() {
+            let row = match self.inner.records.checkpoint(id).await {
+                Ok(Some(row)) => row,
+                Ok(None) => continue,
+                Err(_) => {
+                    self.inner.durability.keep_changed_row(id);
+                    continue;
+                }
+            };
+            let is_ours = row.server == self.here() || vault.shared().is_some();
+            match row.durability {
+                _ if !is_ours => continue,
+                Durability::Durable | Durability::Verified => {}
+                // It may be on its way with the row as it was.
+                Durability::Captured => {
+                    self.inner.durability.keep_changed_row(id);
+                    continue;
+                }
+                Durability::Failed => continue,
+            }
+            if let Err(failure) = vault.restate(&row).await {
+                tracing::warn!(checkpoint.id = %id, %failure, "could not tell the vault how long a checkpoint is kept");
+                self.inner.durability.note_damage(row.org_id, &failure);
+                if failure.may_pass {
+                    self.inner.durability.keep_changed_row(id);
+                }
+            }
+            // Deleted meanwhile: what was written after that is not to stay.
+            if let Ok(None) = self.inner.records.checkpoint(id).await {
+                self.behind_forget_stored(&row);
+            }
+        }
     }
 
     /// This server's checkpoints that are on their way, oldest first. From a store that others share anybody can read
@@ -126,7 +185,7 @@ impl Platform {
         };
         let next = match outcome {
             Ok(next) => next,
-            Err(failure) => match self.failed_once(&checkpoint, failure) {
+            Err(failure) => match self.failed_once(&checkpoint, failure).await {
                 Some(failed) => failed,
                 None => return,
             },
@@ -136,7 +195,7 @@ impl Platform {
         changes.extend(job.map(|job| self.end_of_job(job)));
         let recorded = self.inner.records.commit(changes).await;
         match &recorded {
-            Ok(()) if durability == Durability::Durable => {}
+            Ok(()) if matches!(durability, Durability::Captured | Durability::Durable) => {}
             Ok(()) | Err(RecordsError::Conflict(_)) => drop(self.inner.durability.tries().remove(&id)),
             // To be tried again, and not at once.
             Err(_) => drop(self.inner.durability.put_off(id, self.inner.clock.now())),
@@ -169,12 +228,11 @@ impl Platform {
     }
 
     /// The row of a checkpoint that has failed for good; `None` if it is tried again later.
-    fn failed_once(&self, checkpoint: &Checkpoint, failure: VaultFailure) -> Option<Checkpoint> {
+    async fn failed_once(&self, checkpoint: &Checkpoint, failure: VaultFailure) -> Option<Checkpoint> {
         tracing::warn!(checkpoint.id = %checkpoint.id, %failure, "could not bring a checkpoint into the vault");
         self.inner.durability.note_damage(checkpoint.org_id, &failure);
         let failed = self.inner.durability.put_off(checkpoint.id, self.inner.clock.now());
-        let mut all = self.inner.durability.tries();
-        all.entry(checkpoint.id).or_default().last_error = Some(failure.reason.clone());
+        self.inner.durability.tries().entry(checkpoint.id).or_default().last_error = Some(failure.reason.clone());
         // What is stored and cannot be read back now may be all there is of it: it is not given up for a bad hour.
         let is_patient = failed < ATTEMPTS || checkpoint.durability == Durability::Durable;
         // Of another server's checkpoint this one may simply not see the store: it is not the one to give it up.
@@ -182,6 +240,14 @@ impl Platform {
             return None;
         }
         let reason = Some(failure.reason);
+        // What cannot be read back is stored again, as long as its layer is here.
+        if checkpoint.durability == Durability::Durable
+            && failed < ATTEMPTS
+            && self.layer_is_here(checkpoint.layer).await.unwrap_or(false)
+        {
+            let durability = Durability::Captured;
+            return Some(Checkpoint { durability, durability_reason: reason, durable_at: None, ..checkpoint.clone() });
+        }
         Some(Checkpoint { durability: Durability::Failed, durability_reason: reason, ..checkpoint.clone() })
     }
 

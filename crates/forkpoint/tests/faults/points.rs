@@ -161,6 +161,8 @@ async fn sweep(cases: &[(Operation, &[Point])]) {
 }
 
 async fn run(world: &mut World, operation: Operation, point: Point, target: &str) {
+    // What runs behind the answers so far must not come to the point first.
+    host::nothing_leaks(&world.server, SETTLED).await;
     match operation {
         Create => create(world, point, json!({ "env": { "K": "v" } })).await,
         CreateScoped => {

@@ -27,7 +27,20 @@ async fn checkpoints_come_back_on_another_server_that_shares_store_and_key() {
     let body = json!({ "name": "all of it", "description": "d", "metadata": meta, "retention_seconds": 3600 });
     let all = make(body).await;
     let scoped = make(json!({ "name": "src", "include_paths": ["/workspace/d", "/none"], "include_env": false })).await;
-    let pinned = make(json!({ "name": "pinned", "pinned": true })).await;
+    // What is changed after it was stored is told to the store, too.
+    let pinned = make(json!({ "name": "pinned" })).await;
+    let record = || {
+        let files = files_of(&store);
+        std::fs::read(files.iter().find(|file| file.to_string_lossy().ends_with(&pinned)).unwrap()).unwrap()
+    };
+    let unpinned = record();
+    let path = format!("/checkpoints/{pinned}");
+    first.call_as(&first.key, reqwest::Method::PATCH, &path, Some(json!({ "pinned": true }))).await.ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while record() == unpinned {
+        assert!(std::time::Instant::now() < deadline, "the store is not told of the pin");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let deleted = make(json!({ "name": "deleted" })).await;
     first.delete(&format!("/checkpoints/{deleted}")).await.ok();
     let clone = first.post(&format!("/checkpoints/{all}/clone"), json!({ "name": "clone" })).await.ok();

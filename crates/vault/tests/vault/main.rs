@@ -17,3 +17,4 @@ mod roundtrip;
 mod s3;
 mod suite;
 mod support;
+mod suspects;

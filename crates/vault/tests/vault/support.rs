@@ -297,6 +297,8 @@ pub struct Faults {
     pub truncate: u32,
     /// Of 1,000 reads, how many have a bit flipped.
     pub lie: u32,
+    /// Lies are told only of keys with this in them.
+    pub lie_of: Option<&'static str>,
     /// Of 1,000 calls, how many take some milliseconds.
     pub slow: u32,
     /// Writes fail for lack of space.
@@ -388,7 +390,8 @@ impl Store for Faulty {
             let length = self.rng.lock().unwrap().random_range(0..bytes.len());
             bytes.truncate(length);
         }
-        if self.hit(faults.lie) && !bytes.is_empty() {
+        let is_lied_of = faults.lie_of.is_none_or(|part| key.contains(part));
+        if is_lied_of && self.hit(faults.lie) && !bytes.is_empty() {
             let at = self.rng.lock().unwrap().random_range(0..bytes.len());
             bytes[at] ^= 1 << self.rng.lock().unwrap().random_range(0..8);
             self.lies.fetch_add(1, Ordering::Relaxed);
