@@ -97,6 +97,11 @@ impl Vault {
                 self.check_pack(org, *pack, info, report, &mut note)?;
             }
         }
+        for object in damage.keys() {
+            if let Some(ObjectKey::Pack(_, pack)) = ObjectKey::parse(object) {
+                org.suspect(&self.0, pack);
+            }
+        }
         let fetcher = Fetcher::new(&self.0, org, Some(progress));
         let bad: HashSet<String> = damage.keys().cloned().collect();
         for (name, _) in records {

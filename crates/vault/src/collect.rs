@@ -13,6 +13,7 @@ use crate::{
     object_keys::{ObjectKey, PackId, SnapshotRef},
     org::{Org, Refreshed},
     pack::{Stream, Stretch},
+    quarantine,
     session::{Progress, Session},
     sink::{Bundler, Sink, with_sink},
     store::Keep,
@@ -135,7 +136,7 @@ impl Collection<'_> {
         self.mark(&mut marks, collected)?;
         if !self.options.dry_run {
             for gone in refreshed.suspects.iter().filter(|pack| !refreshed.packs.contains_key(pack)) {
-                self.org.trust(self.vault, *gone)?;
+                self.org.unmark(self.vault, *gone)?;
             }
         }
         if let Some((_, error)) = refreshed.damaged.first() {
@@ -194,16 +195,12 @@ impl Collection<'_> {
                 Ok((_, top)) => top,
                 // It was deleted this moment, unless the store still lists it: then its answer is not to be trusted,
                 // and what looks unneeded without this record may be needed.
-                Err(VaultError::NotFound(_)) if !self.is_listed(name)? => continue,
+                Err(VaultError::NotFound(_)) if !self.vault.is_listed(name)? => continue,
                 Err(error) => return Err(error),
             };
             walk::mark(&fetcher, &top, &mut marks.live, &mut marks.seen)?;
         }
         Ok(())
-    }
-
-    fn is_listed(&self, name: SnapshotRef) -> Result<bool> {
-        Ok(self.vault.records(self.org.id)?.iter().any(|(listed, _)| *listed == name))
     }
 
     /// Packs that may go, and how many bytes of each are needed.
@@ -280,6 +277,8 @@ impl Collection<'_> {
         if condemned.is_empty() {
             return Ok(());
         }
+        // Others may have met damage meanwhile: then what was needless is needed.
+        let suspects = self.org.read_suspects(self.vault)?;
         let oldest = leases::oldest_writer(self.vault, self.org.id)?;
         self.mark(&mut marks, &Collected::default())?;
         let mut gone = HashSet::new();
@@ -316,11 +315,15 @@ impl Collection<'_> {
                 collected.packs_waiting += 1;
                 continue;
             }
-            self.vault.store.delete(&ObjectKey::Pack(self.org.id, *pack).to_string())?;
+            let object = ObjectKey::Pack(self.org.id, *pack).to_string();
+            if suspects.contains(pack) {
+                quarantine::copy(self.vault, &object)?;
+            }
+            self.vault.store.delete(&object)?;
             pass(Point::VaultSwept);
             self.vault.store.delete(&key)?;
-            if refreshed.suspects.contains(pack) {
-                self.org.trust(self.vault, *pack)?;
+            if suspects.contains(pack) {
+                self.org.unmark(self.vault, *pack)?;
             }
             self.org.drop_copy(self.vault, *pack);
             gone.insert(*pack);

@@ -127,6 +127,11 @@ impl VaultError {
             || matches!(self, Self::LeaseLost(_) | Self::Busy { .. } | Self::Cancelled)
     }
 
+    /// Whether something that was stored is not there.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::ChunkMissing { .. } | Self::NotFound(_))
+    }
+
     /// The stored object that this says is damaged, if it names one.
     pub fn damaged_object(&self) -> Option<&str> {
         match self {

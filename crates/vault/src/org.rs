@@ -31,6 +31,8 @@ pub(crate) struct Org {
     pub(crate) id: OrgId,
     pub(crate) keys: OrgKeys,
     index: Mutex<Index>,
+    /// Packs that gave wrong bytes to this process, and that it has not read through since.
+    doubted: Mutex<HashSet<PackId>>,
 }
 
 /// What listing the packs told.
@@ -60,7 +62,6 @@ impl Org {
             }
         })?;
         let condemned = self.condemned(vault)?.into_keys().collect();
-        let suspects = self.suspects(vault)?;
         let new: Vec<&ObjectInfo> = packs.iter().filter(|(id, _)| !before.contains(id)).map(|(_, info)| info).collect();
         let (damaged, next) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         let threads = vault.store.parallelism().min(new.len()).max(1);
@@ -96,47 +97,61 @@ impl Org {
         // Only what was known before the listing began: newer packs may have been written since.
         index.remove(&before.into_iter().filter(|pack| !packs.contains_key(pack)).collect());
         index.condemn(&condemned);
-        index.suspect(&suspects);
         drop(index);
         let damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
-        damaged.iter().filter(|(pack, _)| !suspects.contains(pack)).for_each(|(pack, _)| self.mark(vault, *pack));
+        damaged.iter().for_each(|(pack, _)| self.suspect(vault, *pack));
+        let suspects = self.read_suspects(vault)?;
         Ok(Refreshed { packs, damaged, suspects })
     }
 
-    /// Packs that once gave wrong bytes.
-    pub(crate) fn suspects(&self, vault: &Inner) -> Result<HashSet<PackId>> {
+    /// Reads the marks of packs that once gave wrong bytes, and applies them; what this process doubts counts, too.
+    pub(crate) fn read_suspects(&self, vault: &Inner) -> Result<HashSet<PackId>> {
         let mut suspects = HashSet::new();
         vault.store.list(&object_keys::suspects(self.id), &mut |info| {
             if let Some(ObjectKey::Suspect(_, pack)) = ObjectKey::parse(&info.key) {
                 suspects.insert(pack);
             }
         })?;
+        suspects.extend(self.doubts());
+        self.index().suspect(&suspects);
         Ok(suspects)
+    }
+
+    /// Packs that gave wrong bytes to this process, and that it has not read through since.
+    pub(crate) fn doubts(&self) -> HashSet<PackId> {
+        self.doubted().clone()
+    }
+
+    fn doubted(&self) -> MutexGuard<'_, HashSet<PackId>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A pack gave wrong bytes. Nothing new relies on it from now on, here or on other servers, until it was read
     /// through and found whole ([`Org::trust`]); nothing is taken away, for it may have been the way from the store.
     pub(crate) fn suspect(&self, vault: &Inner, pack: PackId) {
-        let known = self.index().packs.get(&pack).is_none_or(|info| info.suspect);
-        if !known {
-            self.index().mark(|id, info| info.suspect |= *id == pack);
-            self.mark(vault, pack);
+        if !self.doubted().insert(pack) {
+            return;
         }
-    }
-
-    fn mark(&self, vault: &Inner, pack: PackId) {
+        self.index().mark(|id, info| info.suspect |= *id == pack);
         let key = ObjectKey::Suspect(self.id, pack).to_string();
         match vault.store.put(&key, bytes::Bytes::from_static(b"gave wrong bytes"), Keep::Always) {
             Ok(()) => tracing::error!(object = %key, "a pack gave wrong bytes; nothing new relies on it"),
-            // Who reads it next finds it out again.
+            // Here it is known; others find it out when they read it.
             Err(error) => tracing::error!(object = %key, %error, "a pack gave wrong bytes, and could not be marked"),
         }
     }
 
-    /// A pack that was suspect is whole, or gone.
+    /// A pack that was suspect was read through, and is whole.
     pub(crate) fn trust(&self, vault: &Inner, pack: PackId) -> Result<()> {
-        vault.store.delete(&ObjectKey::Suspect(self.id, pack).to_string())?;
+        self.unmark(vault, pack)?;
         self.index().mark(|id, info| info.suspect &= *id != pack);
+        Ok(())
+    }
+
+    /// Takes a pack's mark away; as long as the index has it, it stays suspect there.
+    pub(crate) fn unmark(&self, vault: &Inner, pack: PackId) -> Result<()> {
+        vault.store.delete(&ObjectKey::Suspect(self.id, pack).to_string())?;
+        self.doubted().remove(&pack);
         Ok(())
     }
 
@@ -254,5 +269,5 @@ pub(crate) fn open(vault: &Inner, id: OrgId, create: bool) -> Result<Option<Org>
             break secret;
         }
     };
-    Ok(Some(Org { id, keys: OrgKeys::new(&secret), index: Mutex::default() }))
+    Ok(Some(Org { id, keys: OrgKeys::new(&secret), index: Mutex::default(), doubted: Mutex::default() }))
 }

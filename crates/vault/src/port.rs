@@ -110,11 +110,6 @@ impl VaultPort for Vault {
         Ok(touched.into_iter().map(|name| name.checkpoint).collect())
     }
 
-    async fn put_aside(&self, object: &str) -> Result<String, VaultFailure> {
-        let (vault, object) = (self.clone(), object.to_owned());
-        Ok(blocking(move || vault.quarantine(&object)).await?.moved_to)
-    }
-
     async fn restate(&self, checkpoint: &Checkpoint) -> Result<(), VaultFailure> {
         let (vault, name) = (self.clone(), SnapshotRef { org: checkpoint.org_id, checkpoint: checkpoint.id });
         let metadata = metadata(checkpoint);
@@ -187,9 +182,10 @@ impl VaultPort for Vault {
         self.0.shared.as_deref()
     }
 
-    async fn collect(&self) -> Result<(), VaultFailure> {
+    async fn collect(&self, org: Option<OrgId>) -> Result<(), VaultFailure> {
         let vault = self.clone();
-        let done = blocking(move || vault.collect(&CollectOptions::default())).await?;
+        let options = CollectOptions { org, ..CollectOptions::default() };
+        let done = blocking(move || vault.collect(&options)).await?;
         tracing::info!(?done, "collected the vault");
         Ok(())
     }
@@ -265,6 +261,7 @@ async fn blocking<T: Send + 'static>(
             reason: error.to_string(),
             may_pass: error.may_pass(),
             damaged: error.damaged_object().map(str::to_owned),
+            lost: error.is_lost(),
         }),
         Err(error) => Err(VaultFailure::new(error.to_string(), false)),
     }

@@ -11,6 +11,7 @@ use crate::{
     session::{Progress, Session},
     sink::with_sink,
     store::{Keep, StoreError},
+    vault::Inner,
 };
 use std::{
     collections::HashSet,
@@ -28,13 +29,23 @@ pub struct Quarantined {
     pub chunks_lost: u64,
 }
 
+/// Copies an object to where damaged ones lie; says where that is.
+pub(crate) fn copy(vault: &Inner, object: &str) -> Result<String> {
+    let to = format!("{QUARANTINE}{object}");
+    match vault.store.get(object, None) {
+        Ok(bytes) => vault.store.put(&to, bytes, Keep::Always)?,
+        Err(StoreError::Missing { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(to)
+}
+
 impl Vault {
     /// Moves an object that is damaged out of the way, so that nothing reads it and nothing new relies on it.
     /// Chunks of a pack that still open are saved into a new pack first. Objects that are whole can be moved, too:
     /// nothing is lost then. The format object and keys of organisations are refused.
     pub fn quarantine(&self, object: &str) -> Result<Quarantined> {
         let _one = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let moved_to = format!("{QUARANTINE}{object}");
         let (mut saved, mut lost) = (0, 0);
         let packed = match ObjectKey::parse(object) {
             Some(ObjectKey::Pack(org, pack)) => self.0.org(org)?.map(|org| (org, pack)),
@@ -51,16 +62,12 @@ impl Vault {
             org.refresh(&self.0)?;
             (saved, lost) = self.save_chunks(org, *pack)?;
         }
-        match self.0.store.get(object, None) {
-            Ok(bytes) => self.0.store.put(&moved_to, bytes, Keep::Always)?,
-            Err(StoreError::Missing { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let moved_to = copy(&self.0, object)?;
         self.0.store.delete(object)?;
         if let Some((org, pack)) = packed {
-            org.trust(&self.0, pack)?;
-            org.drop_copy(&self.0, pack);
             org.index().remove(&HashSet::from([pack]));
+            org.drop_copy(&self.0, pack);
+            org.unmark(&self.0, pack)?;
         }
         Ok(Quarantined { moved_to, chunks_saved: saved, chunks_lost: lost })
     }

@@ -15,18 +15,21 @@ use crate::{
     walk,
 };
 use forkpoint_domain::ids::OrgId;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 impl Vault {
-    /// Packs of all organisations that are marked, by their keys.
+    /// Packs of all organisations that are marked, or that this process doubts, by their keys.
     pub fn suspects(&self) -> Result<Vec<(OrgId, String)>> {
-        let mut suspects = Vec::new();
+        let mut suspects = BTreeSet::new();
         self.0.store.list(SUSPECTS, &mut |info| {
             if let Some(ObjectKey::Suspect(org, pack)) = ObjectKey::parse(&info.key) {
-                suspects.push((org, ObjectKey::Pack(org, pack).to_string()));
+                suspects.insert((org, pack));
             }
         })?;
-        Ok(suspects)
+        for org in self.0.known_orgs() {
+            suspects.extend(org.doubts().into_iter().map(|pack| (org.id, pack)));
+        }
+        Ok(suspects.into_iter().map(|(org, pack)| (org, ObjectKey::Pack(org, pack).to_string())).collect())
     }
 
     /// Reads one pack or record through; `false` if it is whole, or not there any more. A pack's mark goes then.
@@ -63,12 +66,17 @@ impl Vault {
             Err(error @ VaultError::Store(_)) => return Err(error),
             Err(_) => return Ok(true),
         }
+        // What could not be read a moment ago is not to be trusted for being readable now.
+        if !org.index().packs.contains_key(&pack) {
+            return Ok(true);
+        }
         let mut problems = 0;
         self.check_pack(org, pack, info, &mut CheckReport::default(), &mut |_, _| problems += 1)?;
         Ok(problems > 0)
     }
 
-    /// Checkpoints that need a damaged pack or record: what they hold is nowhere else, or not to be found.
+    /// Checkpoints that need a damaged pack or record: what they hold is nowhere else, or not to be found. A record that
+    /// cannot be read may need anything.
     pub fn touched(&self, object: &str, progress: &Progress) -> Result<Vec<SnapshotRef>> {
         let (id, pack) = match ObjectKey::parse(object) {
             Some(ObjectKey::Pack(id, pack)) => (id, pack),
@@ -90,8 +98,8 @@ impl Vault {
                     let index = org.index();
                     chunks.iter().any(|chunk| index.find(chunk).is_none_or(|place| place.pack == pack))
                 }
-                Err(VaultError::NotFound(_)) => false,
-                Err(VaultError::Corrupt { object: other, .. }) if other == ObjectKey::Record(name).to_string() => false,
+                // Deleted this moment, unless the store lists what it denies.
+                Err(VaultError::NotFound(_)) => self.0.is_listed(name)?,
                 Err(VaultError::Corrupt { .. } | VaultError::ChunkMissing { .. }) => true,
                 Err(error) => return Err(error),
             };

@@ -163,6 +163,11 @@ impl Inner {
         self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Organisations that this process has opened.
+    pub(crate) fn known_orgs(&self) -> Vec<Arc<Org>> {
+        self.orgs().values().cloned().collect()
+    }
+
     /// An organisation the vault knows; `None`: it has stored nothing.
     pub(crate) fn org(&self, id: OrgId) -> Result<Option<Arc<Org>>> {
         self.find_org(id, false)
@@ -192,6 +197,11 @@ impl Inner {
         })?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Whether the store lists a record, whatever it says when it is asked for it.
+    pub(crate) fn is_listed(&self, name: SnapshotRef) -> Result<bool> {
+        Ok(self.records(name.org)?.iter().any(|(listed, _)| *listed == name))
     }
 
     pub(crate) fn record(&self, org: &Org, name: SnapshotRef) -> Result<(Stored, NodeRef)> {

@@ -289,7 +289,9 @@ impl Platform {
                     // Changed or deleted this moment: what this request leaves out must stay as that one left it.
                     Err(RecordsError::Conflict(_)) => {}
                     Ok(()) => {
-                        platform.inner.durability.row_changed(id);
+                        if platform.has_vault() {
+                            platform.inner.durability.row_changed(id);
+                        }
                         return Ok(Checkpoint { expires_at, pinned, ..checkpoint });
                     }
                     Err(error) => return Err(error.into()),

@@ -184,12 +184,10 @@ impl Platform {
     async fn comes_back(&self, row: &Checkpoint) -> Result<bool> {
         let Some(vault) = &self.inner.vault else { return Ok(false) };
         let unknown = |failure: VaultFailure| Error::Unavailable(format!("the vault cannot be read now ({failure})"));
-        for object in self.inner.durability.damage_of(row.org_id) {
-            if vault.is_damaged(&object).await.map_err(unknown)? {
-                tracing::warn!(layer.id = %row.layer, object, "a layer stays: its organisation's stored data is damaged");
-                return Ok(false);
-            }
-            self.inner.durability.forget_damage(row.org_id, &object);
+        if let Some(object) = self.inner.durability.damage_of(row.org_id) {
+            tracing::warn!(layer.id = %row.layer, object, "a layer stays: its organisation's stored data is damaged");
+            self.inner.durability.hurry_mending(row.org_id, self.inner.clock.now());
+            return Ok(false);
         }
         match vault.holds(row.org_id, row.id, &row.checksum).await {
             Ok(true) => return Ok(true),
@@ -244,9 +242,12 @@ impl Platform {
             return Ok(());
         }
         let elsewhere = checkpoint.server != self.here();
-        // What failed may be there all the same: whatever is not whole is refused while it is read.
-        let may_be_stored = checkpoint.durability != Durability::Captured;
-        let is_readable = |vault: &Arc<dyn Vault>| may_be_stored && (!elsewhere || vault.shared().is_some());
+        let is_readable = |vault: &Arc<dyn Vault>| match checkpoint.durability {
+            Durability::Captured => false,
+            Durability::Durable | Durability::Verified => !elsewhere || vault.shared().is_some(),
+            // It may be there all the same: whatever is not whole is refused while it is read.
+            Durability::Failed => !elsewhere,
+        };
         let Some(vault) = inner.vault.clone().filter(is_readable) else {
             if elsewhere {
                 return Err(self.on_another_server(checkpoint).await?);

@@ -17,6 +17,9 @@ use std::{
 };
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, futures::OwnedNotified};
 
+/// How soon something damaged is looked at for which somebody waits.
+const MEND_SOON: SignedDuration = SignedDuration::from_secs(3);
+
 #[derive(Debug, Default)]
 pub(crate) struct Durabilities {
     tries: Mutex<HashMap<CheckpointId, Tries>>,
@@ -41,13 +44,18 @@ pub(crate) struct Tries {
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) hurried: bool,
     pub(crate) last_error: Option<String>,
+    /// How often it was stored again since it could not be read back.
+    pub(crate) stored_again: u32,
 }
 
-/// When a damaged object is looked at again.
+/// What is known of a damaged object.
 #[derive(Debug, Default, Clone)]
 struct Mending {
     tries: u32,
+    /// When it is looked at again.
     not_before: Option<Timestamp>,
+    /// Checkpoints that use it and could be read back all the same.
+    whole: HashSet<CheckpointId>,
 }
 
 /// Counted since the server started.
@@ -131,12 +139,17 @@ impl Durabilities {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what a failure says is damaged.
-    pub(crate) fn note_damage(&self, org: OrgId, failure: &VaultFailure) {
-        if let Some(object) = &failure.damaged {
-            self.damaged().entry((org, object.clone())).or_default().not_before = None;
+    /// Remembers what a failure says is damaged; says whether that is news.
+    pub(crate) fn note_damage(&self, org: OrgId, failure: &VaultFailure) -> bool {
+        let Some(object) = failure.damaged.clone() else { return false };
+        let mut damaged = self.damaged();
+        let count = damaged.len();
+        damaged.entry((org, object)).or_default();
+        let is_new = damaged.len() > count;
+        if is_new {
             self.found_damage.notify_one();
         }
+        is_new
     }
 
     /// Remembers damaged objects that others have marked.
@@ -152,9 +165,9 @@ impl Durabilities {
         self.found_damage.notified().await;
     }
 
-    /// What is known to be damaged of an organisation.
-    pub(crate) fn damage_of(&self, org: OrgId) -> Vec<String> {
-        self.damaged().keys().filter(|(owner, _)| *owner == org).map(|(_, object)| object.clone()).collect()
+    /// Something of an organisation that is known to be damaged.
+    pub(crate) fn damage_of(&self, org: OrgId) -> Option<String> {
+        self.damaged().keys().find(|(owner, _)| *owner == org).map(|(_, object)| object.clone())
     }
 
     /// All that is known to be damaged and is to be looked at now.
@@ -164,12 +177,32 @@ impl Durabilities {
         due.map(|(object, _)| object.clone()).collect()
     }
 
-    /// What is damaged still is left alone for a while, longer each time up to about half an hour.
-    pub(crate) fn mend_later(&self, org: OrgId, object: &str, now: Timestamp) {
+    /// What is damaged still is left alone for a while; longer each time, up to about half an hour, if nothing goes on.
+    pub(crate) fn mend_later(&self, org: OrgId, object: &str, is_going_on: bool, now: Timestamp) {
         if let Some(mending) = self.damaged().get_mut(&(org, object.to_owned())) {
-            mending.tries += 1;
+            mending.tries = if is_going_on { 1 } else { mending.tries + 1 };
             mending.not_before = Some(now + SignedDuration::from_secs(1 << mending.tries.min(11)));
         }
+    }
+
+    /// Somebody waits for what is damaged of an organisation: it is looked at soon.
+    pub(crate) fn hurry_mending(&self, org: OrgId, now: Timestamp) {
+        let soon = now + MEND_SOON;
+        for (_, mending) in self.damaged().iter_mut().filter(|((owner, _), _)| *owner == org) {
+            mending.not_before = mending.not_before.map(|time| time.min(soon));
+        }
+    }
+
+    /// A checkpoint that uses a damaged object could be read back all the same.
+    pub(crate) fn note_whole(&self, org: OrgId, object: &str, id: CheckpointId) {
+        if let Some(mending) = self.damaged().get_mut(&(org, object.to_owned())) {
+            mending.whole.insert(id);
+        }
+    }
+
+    /// Whether that is so.
+    pub(crate) fn is_whole(&self, org: OrgId, object: &str, id: CheckpointId) -> bool {
+        self.damaged().get(&(org, object.to_owned())).is_some_and(|mending| mending.whole.contains(&id))
     }
 
     pub(crate) fn forget_damage(&self, org: OrgId, object: &str) {
@@ -186,9 +219,12 @@ impl Durabilities {
         self.wanted.notify_one();
     }
 
-    /// All of which that is so, once.
-    pub(crate) fn take_changed_rows(&self) -> HashSet<CheckpointId> {
-        std::mem::take(&mut *self.changed_rows())
+    /// Some of which that is so, once.
+    pub(crate) fn take_changed_rows(&self, most: usize) -> Vec<CheckpointId> {
+        let mut rows = self.changed_rows();
+        let taken: Vec<_> = rows.iter().copied().take(most).collect();
+        rows.retain(|id| !taken.contains(id));
+        taken
     }
 
     /// To be tried again, though not at once.

@@ -40,9 +40,6 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
     /// Checkpoints that need a damaged object, since what it holds is nowhere else.
     async fn touched(&self, object: &str) -> Result<Vec<CheckpointId>, VaultFailure>;
 
-    /// Moves a damaged object that nothing needs out of the way; says where it is now.
-    async fn put_aside(&self, object: &str) -> Result<String, VaultFailure>;
-
     /// Brings what is stored of a checkpoint's row in step with the row; its tree stays as it is. One that is not
     /// stored is left so.
     async fn restate(&self, checkpoint: &Checkpoint) -> Result<(), VaultFailure>;
@@ -79,8 +76,9 @@ pub trait Vault: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Removes bytes that no stored checkpoint needs any more.
-    async fn collect(&self) -> Result<(), VaultFailure>;
+    /// Removes bytes that no stored checkpoint needs any more, of one organisation or all. Damaged objects that nothing
+    /// needs are kept aside.
+    async fn collect(&self, org: Option<OrgId>) -> Result<(), VaultFailure>;
 }
 
 /// How far a long piece of work is.
@@ -161,11 +159,13 @@ pub struct VaultFailure {
     pub may_pass: bool,
     /// The stored object that is damaged, if that is why.
     pub damaged: Option<String>,
+    /// Something that was stored is not there.
+    pub lost: bool,
 }
 
 impl VaultFailure {
-    /// For another reason than damage.
+    /// For another reason than damage or loss.
     pub fn new(reason: impl Into<String>, may_pass: bool) -> Self {
-        Self { reason: reason.into(), may_pass, damaged: None }
+        Self { reason: reason.into(), may_pass, damaged: None, lost: false }
     }
 }

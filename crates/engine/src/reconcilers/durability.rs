@@ -96,7 +96,7 @@ impl Platform {
 
     /// Tells the vault of rows that have changed since they were stored.
     async fn restate_changed(&self, vault: &Arc<dyn Vault>) {
-        for id in self.inner.durability.take_changed_rows() {
+        for id in self.inner.durability.take_changed_rows(BATCH as usize) {
             let row = match self.inner.records.checkpoint(id).await {
                 Ok(Some(row)) => row,
                 Ok(None) => continue,
@@ -106,15 +106,13 @@ impl Platform {
                 }
             };
             let is_ours = row.server == self.here() || vault.shared().is_some();
-            match row.durability {
-                _ if !is_ours => continue,
-                Durability::Durable | Durability::Verified => {}
+            if !is_ours {
+                continue;
+            }
+            if row.durability == Durability::Captured {
                 // It may be on its way with the row as it was.
-                Durability::Captured => {
-                    self.inner.durability.keep_changed_row(id);
-                    continue;
-                }
-                Durability::Failed => continue,
+                self.inner.durability.keep_changed_row(id);
+                continue;
             }
             if let Err(failure) = vault.restate(&row).await {
                 tracing::warn!(checkpoint.id = %id, %failure, "could not tell the vault how long a checkpoint is kept");
@@ -123,9 +121,11 @@ impl Platform {
                     self.inner.durability.keep_changed_row(id);
                 }
             }
-            // Deleted meanwhile: what was written after that is not to stay.
-            if let Ok(None) = self.inner.records.checkpoint(id).await {
-                self.behind_forget_stored(&row);
+            match self.inner.records.checkpoint(id).await {
+                Ok(Some(now)) if (now.expires_at, now.pinned) == (row.expires_at, row.pinned) => {}
+                // Deleted meanwhile: what was written after that is not to stay.
+                Ok(None) => self.behind_forget_stored(&row),
+                Ok(Some(_)) | Err(_) => self.inner.durability.keep_changed_row(id),
             }
         }
     }
@@ -230,7 +230,7 @@ impl Platform {
     /// The row of a checkpoint that has failed for good; `None` if it is tried again later.
     async fn failed_once(&self, checkpoint: &Checkpoint, failure: VaultFailure) -> Option<Checkpoint> {
         tracing::warn!(checkpoint.id = %checkpoint.id, %failure, "could not bring a checkpoint into the vault");
-        self.inner.durability.note_damage(checkpoint.org_id, &failure);
+        let is_news = self.inner.durability.note_damage(checkpoint.org_id, &failure);
         let failed = self.inner.durability.put_off(checkpoint.id, self.inner.clock.now());
         self.inner.durability.tries().entry(checkpoint.id).or_default().last_error = Some(failure.reason.clone());
         // What is stored and cannot be read back now may be all there is of it: it is not given up for a bad hour.
@@ -241,12 +241,18 @@ impl Platform {
         }
         let reason = Some(failure.reason);
         // What cannot be read back is stored again, as long as its layer is here.
-        if checkpoint.durability == Durability::Durable
-            && failed < ATTEMPTS
-            && self.layer_is_here(checkpoint.layer).await.unwrap_or(false)
-        {
-            let durability = Durability::Captured;
-            return Some(Checkpoint { durability, durability_reason: reason, durable_at: None, ..checkpoint.clone() });
+        if checkpoint.durability == Durability::Durable && self.layer_is_here(checkpoint.layer).await.ok()? {
+            let mut all = self.inner.durability.tries();
+            let tries = all.entry(checkpoint.id).or_default();
+            // There may be as much damage as there are packs; each is met once.
+            tries.stored_again += u32::from(!is_news);
+            if tries.stored_again < ATTEMPTS {
+                tries.failed = 0;
+                let durability = Durability::Captured;
+                let again =
+                    Checkpoint { durability, durability_reason: reason, durable_at: None, ..checkpoint.clone() };
+                return Some(again);
+            }
         }
         Some(Checkpoint { durability: Durability::Failed, durability_reason: reason, ..checkpoint.clone() })
     }
@@ -292,7 +298,8 @@ impl Platform {
         vault.verify(checkpoint.org_id, checkpoint.id).await?;
         pass(Point::VerifiedRead);
         let verified_at = Some(self.inner.clock.now());
-        Ok(Checkpoint { durability: Durability::Verified, verified_at, ..checkpoint.clone() })
+        let durability = Durability::Verified;
+        Ok(Checkpoint { durability, durability_reason: None, verified_at, ..checkpoint.clone() })
     }
 
     /// Whether a scoped checkpoint's layer holds just what is in scope, as that of an imported one does: then it has the
@@ -325,8 +332,8 @@ impl Platform {
             tracing::warn!(%error, "could not look for deleted checkpoints in the vault");
         }
         let collected = match vault.shared() {
-            None => vault.collect().await,
-            Some(name) => match self.leased(&format!("collect {name}"), vault.collect()).await {
+            None => vault.collect(None).await,
+            Some(name) => match self.leased(&format!("collect {name}"), vault.collect(None)).await {
                 Ok(Some(outcome)) => outcome,
                 Ok(None) => return,
                 Err(error) => return tracing::warn!(%error, "could not claim the collection of the vault"),

@@ -1,14 +1,14 @@
 //! Mends what is damaged in the vault, as far as layers on this machine allow.
 //!
 //! Whoever reads wrong bytes marks the pack, so that nothing new relies on it. Here it is read once more; if it is
-//! damaged indeed, checkpoints that need it are stored again from their layers, and those that have none here say that
-//! they failed. What nothing needs any more is put aside. A store that gave wrong bytes only on the way costs some
-//! room: nothing whole is taken away.
+//! damaged indeed, checkpoints that need it are stored again from their layers, one after the other, and those that
+//! have none here say that they failed. What nothing needs any more is put aside by a collection. A store that gave
+//! wrong bytes only on the way costs some room: nothing whole is taken away.
 
 use crate::{
-    Platform, Result,
+    Error, Platform, Result,
     ports::{
-        records::{Change, RecordsError},
+        records::{Change, CheckpointFilter, RecordsError},
         vault::{Vault, VaultFailure},
     },
 };
@@ -35,48 +35,59 @@ impl Platform {
                 }
             }
             for (org, object) in self.inner.durability.damage_due(self.inner.clock.now()) {
-                match self.mend_object(&vault, org, &object).await {
-                    Ok(true) => self.inner.durability.forget_damage(org, &object),
-                    Ok(false) => self.inner.durability.mend_later(org, &object, self.inner.clock.now()),
+                let mended = self.mend_object(&vault, org, &object).await;
+                let is_going_on = match mended {
+                    Ok(Mended::Done) => {
+                        self.inner.durability.forget_damage(org, &object);
+                        self.inner.hot.changed.notify_one();
+                        continue;
+                    }
+                    Ok(Mended::GoesOn) => true,
+                    Ok(Mended::Stuck) => false,
                     Err(error) => {
                         tracing::warn!(object, %error, "could not mend a damaged object");
-                        self.inner.durability.mend_later(org, &object, self.inner.clock.now());
+                        false
                     }
-                }
+                };
+                self.inner.durability.mend_later(org, &object, is_going_on, self.inner.clock.now());
             }
             let _ = tokio::time::timeout(LOOK_EVERY, self.inner.durability.found_damage()).await;
         }
     }
 
-    /// Mends one object; `false` if checkpoints need it still.
-    async fn mend_object(&self, vault: &Arc<dyn Vault>, org: OrgId, object: &str) -> Result<bool, VaultFailure> {
-        if !vault.is_damaged(object).await? {
+    /// Mends one object, as far as that is possible now.
+    async fn mend_object(&self, vault: &Arc<dyn Vault>, org: OrgId, object: &str) -> Result<Mended> {
+        let failed = |failure: VaultFailure| Error::Unavailable(failure.reason);
+        if !vault.is_damaged(object).await.map_err(failed)? {
             tracing::info!(org.id = %org, object, "a stored object is whole again, or gone");
-            return Ok(true);
+            self.read_again(org, object).await?;
+            return Ok(Mended::Done);
         }
-        let touched = vault.touched(object).await?;
+        let touched = vault.touched(object).await.map_err(failed)?;
         if touched.is_empty() {
-            let aside = vault.put_aside(object).await?;
-            tracing::error!(org.id = %org, object, aside, "a damaged object that nothing needs was put aside");
-            return Ok(true);
+            // Beside writers and other servers only a collection knows that nothing comes to need it.
+            vault.collect(Some(org)).await.map_err(failed)?;
+            return match vault.is_damaged(object).await.map_err(failed)? {
+                true => Ok(Mended::Stuck),
+                false => Ok(Mended::Done),
+            };
         }
         let names: Vec<String> = touched.iter().map(ToString::to_string).collect();
         tracing::error!(org.id = %org, object, touches = names.join(" "), "a stored object is damaged");
-        if let Err(error) = self.store_again_or_fail(vault, touched, object).await {
-            tracing::warn!(org.id = %org, object, %error, "could not see to checkpoints that are damaged in the vault");
-        }
-        Ok(false)
+        self.store_one_again(vault, org, touched, object).await
     }
 
-    /// Lets checkpoints of this server that need a damaged object be stored again, if their layers are here. The others
-    /// may be whole after that, for what they share is stored again, too; if not, they say that they have failed.
-    async fn store_again_or_fail(
+    /// Lets a checkpoint of this server that needs a damaged object be stored again, if the layer of one is here. The
+    /// others may be whole after that, for what they share is stored again, too; if not, they say that they have
+    /// failed.
+    async fn store_one_again(
         &self,
         vault: &Arc<dyn Vault>,
+        org: OrgId,
         touched: Vec<CheckpointId>,
         object: &str,
-    ) -> Result<()> {
-        let (mut gone, mut is_being_stored) = (Vec::new(), false);
+    ) -> Result<Mended> {
+        let mut gone = Vec::new();
         for id in touched {
             let Some(row) = self.inner.records.checkpoint(id).await? else { continue };
             if row.server != self.here() {
@@ -84,42 +95,81 @@ impl Platform {
             }
             let _claim = self.inner.claims.claim(row.layer);
             match row.durability {
-                Durability::Captured => is_being_stored = true,
+                Durability::Captured => return Ok(Mended::GoesOn),
                 Durability::Durable | Durability::Verified if self.layer_is_here(row.layer).await? => {
-                    is_being_stored = true;
-                    self.fall_back(&row, Durability::Captured, object).await?;
-                    self.inner.durability.begin_anew(id);
+                    let reason = format!("what is stored of it is damaged: {object}");
+                    if self.fall_back(&row, Durability::Captured, reason).await? {
+                        self.inner.durability.begin_anew(id);
+                    }
+                    return Ok(Mended::GoesOn);
                 }
                 Durability::Durable | Durability::Verified => gone.push(row),
                 Durability::Failed => {}
             }
         }
-        for row in gone.into_iter().filter(|_| !is_being_stored) {
+        for row in gone {
+            if self.inner.durability.is_whole(org, object, row.id) {
+                continue;
+            }
             match vault.verify(row.org_id, row.id).await {
-                Err(failure) if !failure.may_pass => self.fall_back(&row, Durability::Failed, object).await?,
-                Ok(()) | Err(_) => {}
+                Ok(()) => self.inner.durability.note_whole(org, object, row.id),
+                Err(failure) if failure.damaged.is_some() || failure.lost => {
+                    self.fall_back(&row, Durability::Failed, failure.reason).await?;
+                }
+                Err(failure) => return Err(Error::Unavailable(failure.reason)),
+            }
+        }
+        Ok(Mended::Stuck)
+    }
+
+    /// Lets checkpoints be read back again that failed for an object that is whole after all.
+    async fn read_again(&self, org: OrgId, object: &str) -> Result<()> {
+        let failed = CheckpointFilter {
+            org: Some(org),
+            server: Some(self.here()),
+            durability: Some(Durability::Failed),
+            ..CheckpointFilter::default()
+        };
+        for row in self.inner.records.checkpoints(failed).await? {
+            let names_it = row.durability_reason.as_ref().is_some_and(|reason| reason.contains(object));
+            let _claim = self.inner.claims.claim(row.layer);
+            if names_it && !self.layer_is_here(row.layer).await? {
+                let reason = format!("{object} was damaged, and is whole again");
+                if self.fall_back(&row, Durability::Durable, reason).await? {
+                    self.inner.durability.begin_anew(row.id);
+                }
             }
         }
         Ok(())
     }
 
-    /// A stored checkpoint is not whole in the vault any more.
-    async fn fall_back(&self, row: &Checkpoint, to: Durability, object: &str) -> Result<()> {
+    /// Sets a checkpoint back on its way; `false` if it was changed, or deleted, this moment.
+    async fn fall_back(&self, row: &Checkpoint, to: Durability, reason: String) -> Result<bool> {
         let fallen = Checkpoint {
             durability: to,
-            durability_reason: Some(format!("what is stored of it is damaged: {object}")),
-            durable_at: None,
+            durability_reason: Some(reason),
+            durable_at: row.durable_at.filter(|_| to != Durability::Captured),
             verified_at: None,
             ..row.clone()
         };
         let change = Change::SetDurability { checkpoint: Box::new(fallen), from: row.durability };
         match self.inner.records.commit(vec![change]).await {
-            // Deleted, or changed, this moment.
-            Ok(()) | Err(RecordsError::Conflict(_)) => {}
+            Ok(()) => {}
+            Err(RecordsError::Conflict(_)) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        self.inner.durability.figures.note(to);
         self.inner.durability.notify_changed();
-        Ok(())
+        Ok(true)
     }
+}
+
+/// How far a damaged object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mended {
+    /// It is whole, or gone.
+    Done,
+    /// A checkpoint that needs it is being stored again.
+    GoesOn,
+    /// Nothing can be done for now.
+    Stuck,
 }

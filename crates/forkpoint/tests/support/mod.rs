@@ -283,7 +283,8 @@ impl Server {
         self.post(&format!("/sandbox/{sandbox}/checkpoints/restore"), json!({ "checkpoint_id": checkpoint })).await.ok()
     }
 
-    fn database_url(&self) -> Option<&str> {
+    /// Where its rows are, if not in its data directory.
+    pub fn database_url(&self) -> Option<&str> {
         self.settings.iter().find(|(name, _)| name == "database_url").map(|(_, url)| url.as_str())
     }
 

@@ -86,10 +86,28 @@ async fn what_has_no_layer_here_says_that_it_failed_and_is_served_once_it_is_who
     assert!(pack.exists() && stored(&server, "/quarantine/").is_empty());
     assert_eq!(stored(&server, "/suspects/").len(), 1);
 
+    // It comes back as soon as it is whole, and is found to be so before long.
     std::fs::write(&pack, good).unwrap();
     let fork = server.sandbox_with(create).await;
     server.sh(&fork, "md5sum -c sum").await;
+    soon(&server, "its mark goes", || stored(&server, "/suspects/").is_empty()).await;
     server.post(&format!("/checkpoints/{id}/retry"), json!({})).await.ok();
     until(&server, &id, |answer| answer.body["durability"] == "verified").await;
-    soon(&server, "its mark goes", || stored(&server, "/suspects/").is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_for_damage_that_passed_is_read_back_again() {
+    let server = Server::start().await;
+    let sb = server.sandbox().await;
+    server.sh(&sb, "head -c 1500000 /dev/urandom > big").await;
+    let id = verified(&server, &sb, json!({ "name": "away" })).await;
+    evict(&server, &id).await;
+    let pack = large_pack(&server);
+    let good = std::fs::read(&pack).unwrap();
+    damage(&pack);
+    server.post(&format!("/checkpoints/{id}/verify"), json!({})).await.refused(409, "checkpoint_damaged");
+    until(&server, &id, |answer| answer.body["durability"] == "failed").await;
+    std::fs::write(&pack, good).unwrap();
+    let healed = until(&server, &id, |answer| answer.body["durability"] == "verified").await.ok();
+    assert_eq!((&healed["durability_reason"], &healed["vault"]["local"]), (&json!(null), &json!(false)), "{healed}");
 }

@@ -57,11 +57,11 @@ fn what_is_stored_again_mends_whatever_needed_the_damaged_pack() {
     assert_eq!(described(&restore(&server, home.folder.path(), snapshot(1, 2))), described(other.path()));
     assert_eq!(server.touched(&key, &Progress::default()).unwrap(), []);
 
-    // Nothing needs it any more: it goes, and so does its mark.
+    // Nothing needs it any more: it is put aside, and its mark goes.
     for _ in 0..2 {
         server.collect(&CollectOptions::default()).unwrap();
     }
-    assert!(!pack.exists());
+    assert!(!pack.exists() && home.folder.path().join("store/quarantine").join(&key).exists());
     assert_eq!((server.suspects().unwrap(), marks(&home)), (vec![], 0));
     assert_eq!(home.another().check(100, &Progress::default()).unwrap().problems, []);
     for (name, tree) in [(snapshot(1, 1), &tree), (snapshot(1, 2), &other)] {
@@ -113,6 +113,13 @@ fn a_lie_on_the_way_takes_nothing_away() {
         assert!(vault.is_damaged(object).unwrap(), "as far as it can tell");
     }
     let packs = home.packs();
+    // When records lie, too, nobody can tell what needs them: then all is taken for needed.
+    store.set(Faults { lie: 1000, ..Faults::default() });
+    for (_, object) in &suspects {
+        assert_eq!(vault.touched(object, &Progress::default()).unwrap(), [snapshot(1, 1)]);
+    }
+    let collected = vault.collect(&CollectOptions::default()).unwrap();
+    assert_eq!((collected.packs_removed, collected.skipped.len()), (0, 1), "{collected:?}");
     store.set(Faults::default());
     // Until somebody has read them through nothing new relies on them.
     let anew = vault.persist(&job(tree.path(), snapshot(1, 2))).unwrap();
