@@ -153,6 +153,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether it is kept as long as this one.
+    pub fn is_kept_as(&self, other: &Self) -> bool {
+        (self.expires_at, self.pinned) == (other.expires_at, other.pinned)
+    }
+
     /// When retention removes it; `None`: never.
     pub fn retained_until(&self) -> Option<Timestamp> {
         self.expires_at.filter(|_| !self.pinned)

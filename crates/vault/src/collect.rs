@@ -16,7 +16,7 @@ use crate::{
     quarantine,
     session::{Progress, Session},
     sink::{Bundler, Sink, with_sink},
-    store::Keep,
+    store::{Keep, StoreError},
     tree::NodeRef,
     vault::Inner,
     walk,
@@ -135,13 +135,12 @@ impl Collection<'_> {
         let mut marks = Marks::default();
         self.mark(&mut marks, collected)?;
         if !self.options.dry_run {
-            for gone in refreshed.suspects.iter().filter(|pack| !refreshed.packs.contains_key(pack)) {
-                self.org.unmark(self.vault, *gone)?;
+            for suspect in refreshed.suspects.iter().filter(|pack| !refreshed.packs.contains_key(pack)) {
+                let object = ObjectKey::Pack(self.org.id, *suspect).to_string();
+                if let Err(StoreError::Missing { .. }) = self.vault.store.get(&object, Some(0..1)) {
+                    self.org.unmark(self.vault, *suspect)?;
+                }
             }
-        }
-        if let Some((_, error)) = refreshed.damaged.first() {
-            // Which chunks are in there is unknown, so it stays for a repair; the rest can go on.
-            tracing::warn!(org.id = %self.org.id, %error, "damaged pack is left alone");
         }
         let young = SystemTime::now().checked_sub(self.options.keep_newer_than).unwrap_or(SystemTime::UNIX_EPOCH);
         let old = refreshed.packs.iter().filter(|(_, info)| info.modified <= young).map(|(pack, _)| *pack);
@@ -155,6 +154,15 @@ impl Collection<'_> {
                 collected.bytes_rewritten += live;
             }
             return Ok(());
+        }
+        if let Some((_, error)) = refreshed.damaged.first() {
+            // Which chunks are in there is unknown: it stays as long as any chunk may be.
+            let needed = self.may_be_unreadable(&marks);
+            tracing::warn!(org.id = %self.org.id, %error, needed, "the index of a pack is damaged");
+            for (pack, _) in refreshed.damaged.iter().filter(|_| !needed) {
+                self.put_condemned(*pack)?;
+                collected.packs_condemned += 1;
+            }
         }
         self.rewrite(&candidates, &marks, collected)?;
         for (pack, _) in &candidates {
@@ -264,10 +272,21 @@ impl Collection<'_> {
             condemned.insert(pack);
             index.condemn(&condemned);
         }
+        self.put_condemned(pack)?;
+        Ok(true)
+    }
+
+    fn put_condemned(&self, pack: PackId) -> Result<()> {
         let key = ObjectKey::Condemned(self.org.id, pack).to_string();
         self.vault.store.put(&key, bytes::Bytes::from_static(b"condemned"), Keep::Always)?;
         pass(Point::VaultCondemned);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether a needed chunk may be in a pack whose index cannot be read: it is in no other that can be relied on.
+    fn may_be_unreadable(&self, marks: &Marks) -> bool {
+        let index = self.org.index();
+        marks.live.iter().any(|id| !index.is_safe(id))
     }
 
     /// Removes condemned packs that no record needs and no writer may rely on.
@@ -297,10 +316,15 @@ impl Collection<'_> {
                     (info.pins > 0, info.stretches.iter().any(needed))
                 })
             };
-            // What is in it cannot be read now, and may be needed.
-            let Some((pinned, needed)) = known else {
-                collected.packs_waiting += 1;
-                continue;
+            let is_unreadable = refreshed.damaged.iter().any(|(damaged, _)| damaged == pack);
+            let (pinned, needed) = match known {
+                Some(known) => known,
+                None if is_unreadable => (false, self.may_be_unreadable(&marks)),
+                // It came, or went, this moment.
+                None => {
+                    collected.packs_waiting += 1;
+                    continue;
+                }
             };
             if needed {
                 // A writer relied on it before it was condemned.
@@ -341,7 +365,10 @@ fn condemned_in(index: &crate::index::Index) -> HashSet<PackId> {
 
 /// Which parts of a stretch are needed from this very pack; `None`: nothing of it. A chunk of its own is one part.
 fn needed_parts(stretch: &Stretch, pack: PackId, index: &crate::index::Index, marks: &Marks) -> Option<Vec<bool>> {
-    let here = |id: &ChunkId| marks.live.contains(id) && index.find(id).is_some_and(|place| place.pack == pack);
+    // Two suspects must not go each for the other's sake.
+    let is_suspect = index.is_suspect(&pack);
+    let is_here = |id: &ChunkId| index.find(id).is_some_and(|place| place.pack == pack);
+    let here = |id: &ChunkId| marks.live.contains(id) && (is_here(id) || is_suspect && !index.is_safe(id));
     let needed = match &stretch.parts {
         None => vec![here(&stretch.id)],
         Some(parts) => parts.iter().map(|(id, _)| here(id)).collect(),

@@ -172,6 +172,16 @@ impl Index {
         Some(Place { pack, id: stretch.id, offset: stretch.offset, stored: stretch.stored, len: stretch.len, part })
     }
 
+    /// Whether a pack is known to have given wrong bytes.
+    pub(crate) fn is_suspect(&self, pack: &PackId) -> bool {
+        self.packs.get(pack).is_some_and(|info| info.suspect)
+    }
+
+    /// Whether a chunk is in a pack that is not suspect.
+    pub(crate) fn is_safe(&self, id: &ChunkId) -> bool {
+        self.find(id).is_some_and(|place| !self.is_suspect(&place.pack))
+    }
+
     /// Like [`Index::find`], but only where a writer may rely on it; from then on the pack is pinned for `held`.
     pub(crate) fn rely_on(&mut self, id: &ChunkId, held: &mut HashSet<PackId>) -> Option<Place> {
         let place = self.find(id)?;

@@ -112,8 +112,12 @@ impl Org {
                 suspects.insert(pack);
             }
         })?;
+        // Marks that could not be put when they were due.
+        self.doubts().difference(&suspects).for_each(|pack| self.mark(vault, *pack));
+        let mut index = self.index();
         suspects.extend(self.doubts());
-        self.index().suspect(&suspects);
+        index.suspect(&suspects);
+        drop(index);
         Ok(suspects)
     }
 
@@ -133,10 +137,14 @@ impl Org {
             return;
         }
         self.index().mark(|id, info| info.suspect |= *id == pack);
+        self.mark(vault, pack);
+    }
+
+    fn mark(&self, vault: &Inner, pack: PackId) {
         let key = ObjectKey::Suspect(self.id, pack).to_string();
         match vault.store.put(&key, bytes::Bytes::from_static(b"gave wrong bytes"), Keep::Always) {
             Ok(()) => tracing::error!(object = %key, "a pack gave wrong bytes; nothing new relies on it"),
-            // Here it is known; others find it out when they read it.
+            // Here it is known, and the next listing of marks tries again.
             Err(error) => tracing::error!(object = %key, %error, "a pack gave wrong bytes, and could not be marked"),
         }
     }

@@ -13,6 +13,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
+/// How often a record is written that does not read back.
+const REWRITES: u32 = 4;
+
 /// What [`crate::port`] puts into a header besides its own fields.
 #[derive(Deserialize)]
 struct Rest {
@@ -41,8 +44,16 @@ impl Vault {
             return Ok(());
         }
         stored.header.metadata = metadata;
-        let bytes = record::seal(&org.keys, &stored, &top.pieces)?;
-        Ok(self.0.store.put(&ObjectKey::Record(name).to_string(), bytes.into(), Keep::Always)?)
+        let bytes = bytes::Bytes::from(record::seal(&org.keys, &stored, &top.pieces)?);
+        let key = ObjectKey::Record(name).to_string();
+        // There may be no layer to make another record from: this one is seen to be right.
+        for _ in 0..REWRITES {
+            self.0.store.put(&key, bytes.clone(), Keep::Always)?;
+            if self.0.store.get(&key, None).is_ok_and(|written| written == bytes) {
+                return Ok(());
+            }
+        }
+        Err(VaultError::corrupt(key, "it was written anew, and does not read back as it was written"))
     }
 
     /// The row and the sealed environment of a stored checkpoint. Its layer is one that no machine has: it comes back

@@ -135,6 +135,7 @@ impl Platform {
         let (platform, layer) = (self.clone(), checkpoint.layer);
         let gone = self.to_the_end(async move { platform.evict_layer(layer).await }).await?;
         if !gone {
+            self.inner.durability.hurry_mending(checkpoint.org_id, self.inner.clock.now());
             return Err(Error::conflict(
                 "operation_in_progress",
                 "the checkpoint is being restored, forked or stored, or what is stored of its organisation is damaged; \
@@ -184,9 +185,11 @@ impl Platform {
     async fn comes_back(&self, row: &Checkpoint) -> Result<bool> {
         let Some(vault) = &self.inner.vault else { return Ok(false) };
         let unknown = |failure: VaultFailure| Error::Unavailable(format!("the vault cannot be read now ({failure})"));
+        if !self.inner.durability.knows_damage().await {
+            return Err(Error::Unavailable("it is not known yet what is damaged in the vault; try again".into()));
+        }
         if let Some(object) = self.inner.durability.damage_of(row.org_id) {
             tracing::warn!(layer.id = %row.layer, object, "a layer stays: its organisation's stored data is damaged");
-            self.inner.durability.hurry_mending(row.org_id, self.inner.clock.now());
             return Ok(false);
         }
         match vault.holds(row.org_id, row.id, &row.checksum).await {

@@ -14,11 +14,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, futures::OwnedNotified};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, futures::OwnedNotified, watch};
 
 /// How soon something damaged is looked at for which somebody waits.
 const MEND_SOON: SignedDuration = SignedDuration::from_secs(3);
+/// How long to wait for the first look at marks of others.
+const MARKS_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(crate) struct Durabilities {
@@ -32,6 +35,8 @@ pub(crate) struct Durabilities {
     /// stay here.
     damaged: Mutex<HashMap<(OrgId, String), Mending>>,
     found_damage: Notify,
+    /// Whether the marks of others were read since the start.
+    knows_damage: watch::Sender<bool>,
     /// Checkpoints whose rows the vault has to be told of again.
     changed_rows: Mutex<HashSet<CheckpointId>>,
     usage: Mutex<Usages>,
@@ -135,21 +140,30 @@ impl Durabilities {
         tries.failed
     }
 
+    /// After it could not be read back: lets a checkpoint be stored again after a while, longer each time. Tells how
+    /// often it was.
+    pub(crate) fn put_off_again(&self, id: CheckpointId, now: Timestamp) -> u32 {
+        let mut all = self.tries();
+        let tries = all.entry(id).or_default();
+        tries.stored_again += 1;
+        tries.failed = 0;
+        tries.not_before = Some(now + SignedDuration::from_secs(1 << tries.stored_again.min(6)));
+        tries.stored_again
+    }
+
     fn damaged(&self) -> MutexGuard<'_, HashMap<(OrgId, String), Mending>> {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what a failure says is damaged; says whether that is news.
-    pub(crate) fn note_damage(&self, org: OrgId, failure: &VaultFailure) -> bool {
-        let Some(object) = failure.damaged.clone() else { return false };
+    /// Remembers what a failure says is damaged.
+    pub(crate) fn note_damage(&self, org: OrgId, failure: &VaultFailure) {
+        let Some(object) = failure.damaged.clone() else { return };
         let mut damaged = self.damaged();
         let count = damaged.len();
         damaged.entry((org, object)).or_default();
-        let is_new = damaged.len() > count;
-        if is_new {
+        if damaged.len() > count {
             self.found_damage.notify_one();
         }
-        is_new
     }
 
     /// Remembers damaged objects that others have marked.
@@ -158,6 +172,14 @@ impl Durabilities {
         for suspect in suspects {
             damaged.entry(suspect).or_default();
         }
+        drop(damaged);
+        self.knows_damage.send_replace(true);
+    }
+
+    /// Waits until it is known what others have marked; `false`: that takes too long.
+    pub(crate) async fn knows_damage(&self) -> bool {
+        let mut knows = self.knows_damage.subscribe();
+        tokio::time::timeout(MARKS_WITHIN, knows.wait_for(|knows| *knows)).await.is_ok()
     }
 
     /// Resolves when something was found damaged.
@@ -177,10 +199,11 @@ impl Durabilities {
         due.map(|(object, _)| object.clone()).collect()
     }
 
-    /// What is damaged still is left alone for a while; longer each time, up to about half an hour, if nothing goes on.
+    /// What is damaged still is left alone for a while: some seconds if a checkpoint is being stored again, else longer
+    /// each time, up to about half an hour.
     pub(crate) fn mend_later(&self, org: OrgId, object: &str, is_going_on: bool, now: Timestamp) {
         if let Some(mending) = self.damaged().get_mut(&(org, object.to_owned())) {
-            mending.tries = if is_going_on { 1 } else { mending.tries + 1 };
+            mending.tries = if is_going_on { 2 } else { mending.tries + 1 };
             mending.not_before = Some(now + SignedDuration::from_secs(1 << mending.tries.min(11)));
         }
     }

@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often storing is tried before it has failed.
 const ATTEMPTS: u32 = 5;
 const BATCH: u32 = 20;
+/// How often what cannot be read back is stored again: as often as it may meet another damaged pack.
+const STORED_AGAIN: u32 = 12;
 
 impl Platform {
     /// Stores and verifies checkpoints, one at a time, oldest first, for ever.
@@ -109,9 +111,8 @@ impl Platform {
             if !is_ours {
                 continue;
             }
+            // If it is on its way with the row as it was, that is seen when it is stored.
             if row.durability == Durability::Captured {
-                // It may be on its way with the row as it was.
-                self.inner.durability.keep_changed_row(id);
                 continue;
             }
             if let Err(failure) = vault.restate(&row).await {
@@ -122,7 +123,7 @@ impl Platform {
                 }
             }
             match self.inner.records.checkpoint(id).await {
-                Ok(Some(now)) if (now.expires_at, now.pinned) == (row.expires_at, row.pinned) => {}
+                Ok(Some(now)) if now.is_kept_as(&row) => {}
                 // Deleted meanwhile: what was written after that is not to stay.
                 Ok(None) => self.behind_forget_stored(&row),
                 Ok(Some(_)) | Err(_) => self.inner.durability.keep_changed_row(id),
@@ -208,7 +209,13 @@ impl Platform {
                 pass(Point::VerifiedRow);
                 tracing::info!(checkpoint.id = %id, "checkpoint is verified");
             }
-            Ok(()) if durability == Durability::Durable => pass(Point::DurableRow),
+            Ok(()) if durability == Durability::Durable => {
+                pass(Point::DurableRow);
+                let now = self.inner.records.checkpoint(id).await;
+                if !now.is_ok_and(|now| now.is_some_and(|now| now.is_kept_as(&checkpoint))) {
+                    self.inner.durability.row_changed(id);
+                }
+            }
             Ok(()) => {}
             Err(RecordsError::Conflict(_)) => {
                 // It was deleted while it was being stored: what was stored after that is not to stay.
@@ -230,7 +237,7 @@ impl Platform {
     /// The row of a checkpoint that has failed for good; `None` if it is tried again later.
     async fn failed_once(&self, checkpoint: &Checkpoint, failure: VaultFailure) -> Option<Checkpoint> {
         tracing::warn!(checkpoint.id = %checkpoint.id, %failure, "could not bring a checkpoint into the vault");
-        let is_news = self.inner.durability.note_damage(checkpoint.org_id, &failure);
+        self.inner.durability.note_damage(checkpoint.org_id, &failure);
         let failed = self.inner.durability.put_off(checkpoint.id, self.inner.clock.now());
         self.inner.durability.tries().entry(checkpoint.id).or_default().last_error = Some(failure.reason.clone());
         // What is stored and cannot be read back now may be all there is of it: it is not given up for a bad hour.
@@ -241,18 +248,12 @@ impl Platform {
         }
         let reason = Some(failure.reason);
         // What cannot be read back is stored again, as long as its layer is here.
-        if checkpoint.durability == Durability::Durable && self.layer_is_here(checkpoint.layer).await.ok()? {
-            let mut all = self.inner.durability.tries();
-            let tries = all.entry(checkpoint.id).or_default();
-            // There may be as much damage as there are packs; each is met once.
-            tries.stored_again += u32::from(!is_news);
-            if tries.stored_again < ATTEMPTS {
-                tries.failed = 0;
-                let durability = Durability::Captured;
-                let again =
-                    Checkpoint { durability, durability_reason: reason, durable_at: None, ..checkpoint.clone() };
-                return Some(again);
-            }
+        if checkpoint.durability == Durability::Durable
+            && self.layer_is_here(checkpoint.layer).await.ok()?
+            && self.inner.durability.put_off_again(checkpoint.id, self.inner.clock.now()) <= STORED_AGAIN
+        {
+            let durability = Durability::Captured;
+            return Some(Checkpoint { durability, durability_reason: reason, durable_at: None, ..checkpoint.clone() });
         }
         Some(Checkpoint { durability: Durability::Failed, durability_reason: reason, ..checkpoint.clone() })
     }

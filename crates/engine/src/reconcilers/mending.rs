@@ -27,13 +27,18 @@ impl Platform {
     /// Mends for ever.
     pub(crate) async fn keep_mending(&self) {
         let Some(vault) = self.inner.vault.clone() else { return };
-        for round in 0u32.. {
-            if round.is_multiple_of(ASK_EVERY) {
+        let mut looks_until_asking = 0;
+        loop {
+            if looks_until_asking == 0 {
                 match vault.suspects().await {
-                    Ok(suspects) => self.inner.durability.note_suspects(suspects),
+                    Ok(suspects) => {
+                        self.inner.durability.note_suspects(suspects);
+                        looks_until_asking = ASK_EVERY;
+                    }
                     Err(error) => tracing::warn!(%error, "could not look for damage in the vault"),
                 }
             }
+            looks_until_asking = looks_until_asking.saturating_sub(1);
             for (org, object) in self.inner.durability.damage_due(self.inner.clock.now()) {
                 let mended = self.mend_object(&vault, org, &object).await;
                 let is_going_on = match mended {
@@ -67,10 +72,11 @@ impl Platform {
         if touched.is_empty() {
             // Beside writers and other servers only a collection knows that nothing comes to need it.
             vault.collect(Some(org)).await.map_err(failed)?;
-            return match vault.is_damaged(object).await.map_err(failed)? {
-                true => Ok(Mended::Stuck),
-                false => Ok(Mended::Done),
-            };
+            if vault.is_damaged(object).await.map_err(failed)? {
+                return Ok(Mended::Stuck);
+            }
+            self.read_again(org, object).await?;
+            return Ok(Mended::Done);
         }
         let names: Vec<String> = touched.iter().map(ToString::to_string).collect();
         tracing::error!(org.id = %org, object, touches = names.join(" "), "a stored object is damaged");
@@ -114,7 +120,8 @@ impl Platform {
             match vault.verify(row.org_id, row.id).await {
                 Ok(()) => self.inner.durability.note_whole(org, object, row.id),
                 Err(failure) if failure.damaged.is_some() || failure.lost => {
-                    self.fall_back(&row, Durability::Failed, failure.reason).await?;
+                    let reason = format!("{}; {object} is damaged", failure.reason);
+                    self.fall_back(&row, Durability::Failed, reason).await?;
                 }
                 Err(failure) => return Err(Error::Unavailable(failure.reason)),
             }
@@ -122,7 +129,7 @@ impl Platform {
         Ok(Mended::Stuck)
     }
 
-    /// Lets checkpoints be read back again that failed for an object that is whole after all.
+    /// Lets checkpoints be read back again that failed for an object that is whole after all, or not needed any more.
     async fn read_again(&self, org: OrgId, object: &str) -> Result<()> {
         let failed = CheckpointFilter {
             org: Some(org),
@@ -133,11 +140,13 @@ impl Platform {
         for row in self.inner.records.checkpoints(failed).await? {
             let names_it = row.durability_reason.as_ref().is_some_and(|reason| reason.contains(object));
             let _claim = self.inner.claims.claim(row.layer);
-            if names_it && !self.layer_is_here(row.layer).await? {
-                let reason = format!("{object} was damaged, and is whole again");
-                if self.fall_back(&row, Durability::Durable, reason).await? {
-                    self.inner.durability.begin_anew(row.id);
-                }
+            if !names_it {
+                continue;
+            }
+            let to = if self.layer_is_here(row.layer).await? { Durability::Captured } else { Durability::Durable };
+            let reason = format!("{object} was damaged, and is not in the way any more");
+            if self.fall_back(&row, to, reason).await? {
+                self.inner.durability.begin_anew(row.id);
             }
         }
         Ok(())

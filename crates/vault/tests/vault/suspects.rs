@@ -95,6 +95,72 @@ fn a_chunk_that_is_elsewhere_too_is_read_there_at_once() {
 }
 
 #[test]
+fn two_suspects_do_not_go_for_each_others_sake() {
+    let home = Home::with(|options| options.pack_bytes = 64 << 20);
+    let tree = tempfile::tempdir().unwrap();
+    many_files(tree.path(), 1, 60, 5000);
+    home.persist(tree.path(), snapshot(1, 1));
+    let (pack, key) = damaged(&home);
+    let before = home.packs();
+    home.vault.verify(snapshot(1, 1), None, &Progress::default()).unwrap_err();
+    home.persist(tree.path(), snapshot(1, 2));
+    let whole: Vec<_> = home.packs().into_iter().filter(|pack| !before.contains(pack)).collect();
+    // Somebody met wrong bytes of the new packs, too.
+    let folder = home.folder.path().join(format!("store/suspects/{}", org(1)));
+    for pack in &whole {
+        fs::write(folder.join(pack.file_name().unwrap()), "lied").unwrap();
+    }
+    for _ in 0..3 {
+        let collected = home.another().collect(&CollectOptions::default()).unwrap();
+        assert_eq!((collected.packs_removed, collected.packs_condemned), (0, 0), "{collected:?}");
+    }
+    assert!(pack.exists() && whole.iter().all(|pack| pack.exists()));
+    // Read through, the new ones are trusted, and the old one is needless.
+    let server = home.another();
+    for pack in &whole {
+        assert!(!server.is_damaged(&key_of(home.folder.path(), pack)).unwrap());
+    }
+    assert!(server.is_damaged(&key).unwrap());
+    for _ in 0..2 {
+        server.collect(&CollectOptions::default()).unwrap();
+    }
+    assert!(!pack.exists() && whole.iter().all(|pack| pack.exists()));
+    for name in [snapshot(1, 1), snapshot(1, 2)] {
+        home.another().verify(name, None, &Progress::default()).unwrap();
+    }
+}
+
+#[test]
+fn a_pack_whose_index_is_damaged_goes_once_all_is_elsewhere() {
+    let home = Home::with(|options| options.pack_bytes = 64 << 20);
+    let tree = tempfile::tempdir().unwrap();
+    many_files(tree.path(), 1, 60, 5000);
+    home.persist(tree.path(), snapshot(1, 1));
+    let pack = home.packs().into_iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let last = bytes.len() - 20;
+    bytes[last] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let key = key_of(home.folder.path(), &pack);
+    let server = home.another();
+    for _ in 0..2 {
+        server.collect(&CollectOptions::default()).unwrap();
+        assert!(pack.exists(), "what is in it may be needed");
+    }
+    assert!(server.is_damaged(&key).unwrap());
+    assert_eq!(server.touched(&key, &Progress::default()).unwrap(), [snapshot(1, 1)]);
+    server.persist(&job(tree.path(), snapshot(1, 1))).unwrap();
+    for _ in 0..2 {
+        server.collect(&CollectOptions::default()).unwrap();
+    }
+    assert!(!pack.exists() && home.folder.path().join("store/quarantine").join(&key).exists());
+    assert!(!server.is_damaged(&key).unwrap());
+    assert_eq!(marks(&home), 0);
+    assert_eq!(home.another().check(100, &Progress::default()).unwrap().problems, []);
+    assert_eq!(described(&restore(&home.another(), home.folder.path(), snapshot(1, 1))), described(tree.path()));
+}
+
+#[test]
 fn a_lie_on_the_way_takes_nothing_away() {
     let home = Home::new();
     let tree = tempfile::tempdir().unwrap();
