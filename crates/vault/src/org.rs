@@ -158,9 +158,9 @@ impl Org {
 
     /// Takes a pack's mark away; as long as the index has it, it stays suspect there.
     pub(crate) fn unmark(&self, vault: &Inner, pack: PackId) -> Result<()> {
-        vault.store.delete(&ObjectKey::Suspect(self.id, pack).to_string())?;
+        // First, or who reads the marks between the two would put it again.
         self.doubted().remove(&pack);
-        Ok(())
+        Ok(vault.store.delete(&ObjectKey::Suspect(self.id, pack).to_string())?)
     }
 
     /// Packs that are marked to go, and the marks.
