@@ -63,6 +63,8 @@ pub struct VaultFigures {
     pub brought_back: u64,
     /// Bytes of checkpoints' layers on this machine, as last counted.
     pub hot_layer_bytes: u64,
+    /// Stored objects that are known to be damaged.
+    pub damaged_objects: u64,
 }
 
 impl Platform {
@@ -121,6 +123,7 @@ impl Platform {
             evicted: read(&figures.evicted),
             brought_back: read(&figures.brought_back),
             hot_layer_bytes: self.inner.hot.total(),
+            damaged_objects: self.inner.durability.damaged_objects(),
         }))
     }
 

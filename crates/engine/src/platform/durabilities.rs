@@ -192,6 +192,11 @@ impl Durabilities {
         self.damaged().keys().find(|(owner, _)| *owner == org).map(|(_, object)| object.clone())
     }
 
+    /// How many objects are known to be damaged.
+    pub(crate) fn damaged_objects(&self) -> u64 {
+        self.damaged().len() as u64
+    }
+
     /// All that is known to be damaged and is to be looked at now.
     pub(crate) fn damage_due(&self, now: Timestamp) -> Vec<(OrgId, String)> {
         let damaged = self.damaged();

@@ -85,6 +85,8 @@ async fn what_has_no_layer_here_says_that_it_failed_and_is_served_once_it_is_who
     // It may have been the way from the store: nothing is taken away.
     assert!(pack.exists() && stored(&server, "/quarantine/").is_empty());
     assert_eq!(stored(&server, "/suspects/").len(), 1);
+    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.lines().any(|line| line == "forkpoint_vault_damaged_objects 1"), "{metrics}");
 
     // It comes back as soon as it is whole, and is found to be so before long.
     std::fs::write(&pack, good).unwrap();

@@ -18,6 +18,7 @@ pub(super) struct VaultMetrics {
     evicted: Counter,
     brought_back: Counter,
     hot: Gauge,
+    damaged: Gauge,
 }
 
 impl VaultMetrics {
@@ -30,6 +31,7 @@ impl VaultMetrics {
             evicted: Counter::default(),
             brought_back: Counter::default(),
             hot: Gauge::default(),
+            damaged: Gauge::default(),
         };
         registry.register(
             "vault_queue",
@@ -69,6 +71,11 @@ impl VaultMetrics {
             Unit::Bytes,
             metrics.hot.clone(),
         );
+        registry.register(
+            "vault_damaged_objects",
+            "Stored objects that gave wrong bytes, and are neither mended nor found whole since",
+            metrics.damaged.clone(),
+        );
         metrics
     }
 
@@ -90,6 +97,7 @@ impl VaultMetrics {
         raise(&self.evicted, figures.evicted);
         raise(&self.brought_back, figures.brought_back);
         self.hot.set(gauge(figures.hot_layer_bytes));
+        self.damaged.set(gauge(figures.damaged_objects));
     }
 }
 
