@@ -132,10 +132,13 @@ impl Platform {
                 format!("checkpoint {} shares this layer and is {}, not verified", one.id, one.durability),
             ));
         }
-        let (platform, layer) = (self.clone(), checkpoint.layer);
-        let gone = self.to_the_end(async move { platform.evict_layer(layer).await }).await?;
+        let (platform, layer, org) = (self.clone(), checkpoint.layer, checkpoint.org_id);
+        let evicted = self.to_the_end(async move {
+            platform.look_at_damage(org).await?;
+            platform.evict_layer(layer).await
+        });
+        let gone = evicted.await?;
         if !gone {
-            self.inner.durability.hurry_mending(checkpoint.org_id, self.inner.clock.now());
             return Err(Error::conflict(
                 "operation_in_progress",
                 "the checkpoint is being restored, forked or stored, or what is stored of its organisation is damaged; \
@@ -188,7 +191,7 @@ impl Platform {
         if !self.inner.durability.knows_damage().await {
             return Err(Error::Unavailable("it is not known yet what is damaged in the vault; try again".into()));
         }
-        if let Some(object) = self.inner.durability.damage_of(row.org_id) {
+        if let Some(object) = self.inner.durability.damage_of(row.org_id).first() {
             tracing::warn!(layer.id = %row.layer, object, "a layer stays: its organisation's stored data is damaged");
             return Ok(false);
         }

@@ -18,8 +18,6 @@ use std::{
 };
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, futures::OwnedNotified, watch};
 
-/// How soon something damaged is looked at for which somebody waits.
-const MEND_SOON: SignedDuration = SignedDuration::from_secs(3);
 /// How long to wait for the first look at marks of others.
 const MARKS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -187,9 +185,9 @@ impl Durabilities {
         self.found_damage.notified().await;
     }
 
-    /// Something of an organisation that is known to be damaged.
-    pub(crate) fn damage_of(&self, org: OrgId) -> Option<String> {
-        self.damaged().keys().find(|(owner, _)| *owner == org).map(|(_, object)| object.clone())
+    /// What is known to be damaged of an organisation.
+    pub(crate) fn damage_of(&self, org: OrgId) -> Vec<String> {
+        self.damaged().keys().filter(|(owner, _)| *owner == org).map(|(_, object)| object.clone()).collect()
     }
 
     /// How many objects are known to be damaged.
@@ -210,14 +208,6 @@ impl Durabilities {
         if let Some(mending) = self.damaged().get_mut(&(org, object.to_owned())) {
             mending.tries = if is_going_on { 2 } else { mending.tries + 1 };
             mending.not_before = Some(now + SignedDuration::from_secs(1 << mending.tries.min(11)));
-        }
-    }
-
-    /// Somebody waits for what is damaged of an organisation: it is looked at soon.
-    pub(crate) fn hurry_mending(&self, org: OrgId, now: Timestamp) {
-        let soon = now + MEND_SOON;
-        for (_, mending) in self.damaged().iter_mut().filter(|((owner, _), _)| *owner == org) {
-            mending.not_before = mending.not_before.map(|time| time.min(soon));
         }
     }
 

@@ -60,23 +60,38 @@ impl Platform {
         }
     }
 
+    /// Forgets what is not damaged any more of an organisation: somebody waits for that.
+    pub(crate) async fn look_at_damage(&self, org: OrgId) -> Result<()> {
+        let Some(vault) = &self.inner.vault else { return Ok(()) };
+        for object in self.inner.durability.damage_of(org) {
+            if self.is_over(vault, org, &object).await? {
+                self.inner.durability.forget_damage(org, &object);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an object is whole again, or gone. What failed for it is read back again then.
+    async fn is_over(&self, vault: &Arc<dyn Vault>, org: OrgId, object: &str) -> Result<bool> {
+        if vault.is_damaged(object).await.map_err(|failure| Error::Unavailable(failure.reason))? {
+            return Ok(false);
+        }
+        tracing::info!(org.id = %org, object, "a stored object that was damaged is whole, or gone");
+        self.read_again(org, object).await?;
+        Ok(true)
+    }
+
     /// Mends one object, as far as that is possible now.
     async fn mend_object(&self, vault: &Arc<dyn Vault>, org: OrgId, object: &str) -> Result<Mended> {
         let failed = |failure: VaultFailure| Error::Unavailable(failure.reason);
-        if !vault.is_damaged(object).await.map_err(failed)? {
-            tracing::info!(org.id = %org, object, "a stored object is whole again, or gone");
-            self.read_again(org, object).await?;
+        if self.is_over(vault, org, object).await? {
             return Ok(Mended::Done);
         }
         let touched = vault.touched(object).await.map_err(failed)?;
         if touched.is_empty() {
             // Beside writers and other servers only a collection knows that nothing comes to need it.
             vault.collect(Some(org)).await.map_err(failed)?;
-            if vault.is_damaged(object).await.map_err(failed)? {
-                return Ok(Mended::Stuck);
-            }
-            self.read_again(org, object).await?;
-            return Ok(Mended::Done);
+            return Ok(if self.is_over(vault, org, object).await? { Mended::Done } else { Mended::Stuck });
         }
         let names: Vec<String> = touched.iter().map(ToString::to_string).collect();
         tracing::error!(org.id = %org, object, touches = names.join(" "), "a stored object is damaged");
