@@ -50,7 +50,7 @@ impl VaultOptions {
             attempts: 5,
             first_pause: Duration::from_millis(200),
             compression: 2,
-            pack_bytes: 16 << 20,
+            pack_bytes: 12 << 20,
             shared: false,
             threads: std::thread::available_parallelism().map_or(2, usize::from).min(4),
         }
