@@ -340,8 +340,14 @@ impl Collection<'_> {
                 continue;
             }
             let object = ObjectKey::Pack(self.org.id, *pack).to_string();
-            if suspects.contains(pack) {
-                quarantine::copy(self.vault, &object)?;
+            match suspects.contains(pack).then(|| quarantine::copy(self.vault, &object)) {
+                // A full store must not keep the rest from going.
+                Some(Err(VaultError::Store(StoreError::NoSpace { .. }))) => {
+                    collected.packs_waiting += 1;
+                    continue;
+                }
+                Some(copied) => drop(copied?),
+                None => {}
             }
             self.vault.store.delete(&object)?;
             pass(Point::VaultSwept);
